@@ -1,0 +1,168 @@
+//! Types shared by the kernel side and the user side: map keys and values, events, limits and
+//! counter ids. Plain `repr(C)` data without padding and without logic.
+#![no_std]
+
+/// Frames of one stack, at most. A longer stack is cut there and counted as
+/// [`Counter::StacksCut`]. 127 is also the kernel's own default limit (`perf_event_max_stack`).
+pub const MAX_FRAMES: usize = 127;
+
+/// Frames that fit the small stack record; most stacks do, and it keeps the ring buffer small.
+pub const SMALL_FRAMES: usize = 30;
+
+/// Allocator calls of one thread that can be in flight on top of one another because a signal
+/// handler interrupted the one below and allocates itself.
+pub const MAX_NESTED_CALLS: usize = 4;
+
+/// Key of a live block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    /// Address the allocator returned.
+    pub address: u64,
+    /// Which of the target's address spaces, counted up by each exec.
+    pub space: u64,
+}
+
+/// A block that was given out and not given back.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Block {
+    /// Bytes asked for (not what the allocator rounded it up to).
+    pub size: u64,
+    /// Stack that allocated it.
+    pub stack: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds when the call returned it.
+    pub time: u64,
+}
+
+/// Key of a stack's totals.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StackKey {
+    /// 64-bit hash of the frames.
+    pub id: u64,
+    /// Which of the target's address spaces, as in [`BlockKey`].
+    pub space: u64,
+}
+
+/// What one stack has allocated and what of that was freed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackTotals {
+    /// Bytes.
+    pub allocated_bytes: u64,
+    /// Blocks.
+    pub allocated_count: u64,
+    /// Bytes, counted for the stack that allocated, not the one that freed.
+    pub freed_bytes: u64,
+    /// Blocks.
+    pub freed_count: u64,
+    /// 1 once the frames were handed to the user side.
+    pub announced: u64,
+}
+
+/// What a ring buffer record is; its first eight bytes.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A [`StackEvent`].
+    Stack = 1,
+    /// An [`ExecEvent`].
+    Exec = 2,
+}
+
+/// A stack seen for the first time. `N` is [`SMALL_FRAMES`] or [`MAX_FRAMES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StackEvent<const N: usize> {
+    /// [`EventKind::Stack`].
+    pub kind: u64,
+    /// The stack's totals are under this key.
+    pub key: StackKey,
+    /// Frames filled in, and [`STACK_CUT`].
+    pub len: u64,
+    /// Return addresses, leaf first: the first is the caller of the allocator.
+    pub frames: [u64; N],
+}
+
+/// Bit of [`StackEvent::len`]: there were more than [`MAX_FRAMES`].
+pub const STACK_CUT: u64 = 1 << 32;
+
+/// The target executed another program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ExecEvent {
+    /// [`EventKind::Exec`].
+    pub kind: u64,
+    /// Number of the new address space.
+    pub space: u64,
+}
+
+/// Ids of the counters, and their names and meaning for a reader of the report.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $id:literal, $name:literal, $loss:literal, $text:literal;)*) => {
+        /// Counters kept by the kernel side, one per-CPU slot each.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[$doc])* $variant = $id,)* }
+
+        impl Counter {
+            /// All of them, in the order of their ids.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)*];
+
+            /// Name in reports.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)* }
+            }
+
+            /// Whether a count above zero makes a result partial.
+            pub const fn is_loss(self) -> bool {
+                match self { $(Counter::$variant => $loss,)* }
+            }
+
+            /// One sentence that says what is counted.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Counter::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// The live-block map was full.
+    BlocksFull = 0, "blocks_full", true,
+        "allocations not recorded because the live-block map was full (raise --max-live)";
+    /// The map of stacks was full.
+    StacksFull = 1, "stacks_full", true,
+        "allocations not recorded because the map of stacks was full";
+    /// The map of threads was full.
+    ThreadsFull = 2, "threads_full", true,
+        "allocator calls not recorded because too many threads allocate";
+    /// A stack's frames did not fit the ring buffer; tried again at its next allocation.
+    StackEventsLost = 3, "stack_events_lost", false,
+        "stack records that did not fit the ring buffer and were sent again later";
+    /// The stack was deeper than [`MAX_FRAMES`].
+    StacksCut = 4, "stacks_cut", false,
+        "allocations whose stack has more frames than are recorded";
+    /// An address was given out again although its free was not seen.
+    MissedFrees = 5, "missed_frees", true,
+        "blocks given out again whose free was not seen";
+    /// A free of a block that is not on record.
+    UnknownFrees = 6, "unknown_frees", false,
+        "frees of blocks from before the attach or outside the size filter";
+    /// Calls that were left by longjmp or a thread's end.
+    AbandonedCalls = 7, "abandoned_calls", false,
+        "allocator calls that never returned (longjmp, exception, end of a thread)";
+    /// More signal handlers on top of one another than can be told apart.
+    NestedTooDeep = 8, "nested_too_deep", true,
+        "allocator calls in signal handlers nested too deep to follow";
+    /// An argument or result could not be read from the target's memory.
+    UnreadableMemory = 9, "unreadable_memory", true,
+        "allocations not recorded because the target's memory could not be read";
+    /// Failed calls: the allocator returned no block.
+    FailedCalls = 10, "failed_calls", false,
+        "allocator calls that failed";
+    /// An exec could not be announced.
+    ExecEventsLost = 11, "exec_events_lost", true,
+        "executions of a new program that could not be announced";
+}

@@ -1,0 +1,9 @@
+//! leakprobe finds what a running, unmodified process has allocated and not freed, by stack.
+//!
+//! Data flows one way, and no stage imports a later one:
+//! target -> probe -> (kernel) -> snapshot -> symbolize -> report.
+
+pub mod report;
+pub mod snapshot;
+pub mod symbolize;
+pub mod target;

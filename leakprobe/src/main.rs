@@ -1,0 +1,3 @@
+//! The command `leakprobe`.
+
+fn main() {}

@@ -1,0 +1,64 @@
+//! From addresses to frames, or the reason why not.
+
+use serde::Serialize;
+
+use crate::snapshot::{Evidence, Totals};
+use crate::target::{AllocatorInfo, TargetInfo};
+
+/// One frame. Absent facts are `None`, never invented. Names may hold any characters: whoever
+/// prints them escapes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Frame {
+    /// Demangled function name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// File name (no folders) of the object the code is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// Address within the module as its own ELF file counts (what `addr2line -e` takes), bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Source file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line in the source file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Whether the compiler inlined this function into the next frame.
+    pub inlined: bool,
+}
+
+/// One stack that allocated.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stack {
+    /// Its bytes and blocks.
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Age of its oldest live block in nanoseconds; `None` when none is live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_ns: Option<u64>,
+    /// Age of its newest live block in nanoseconds; `None` when none is live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_ns: Option<u64>,
+    /// Frames, leaf first: the first is the caller of the allocator function.
+    pub frames: Vec<Frame>,
+}
+
+/// All a report is made of. Serialized, it is the JSON report of schema 1 (docs/json.md).
+#[derive(Clone, Debug, Serialize)]
+pub struct Profile {
+    /// Version of the JSON format: 1.
+    pub schema: u32,
+    /// The process.
+    pub target: TargetInfo,
+    /// From the first probe counting to the snapshot, in nanoseconds.
+    pub duration_ns: u64,
+    /// What was probed.
+    pub allocator: AllocatorInfo,
+    /// Sums over all stacks.
+    pub totals: Totals,
+    /// Complete or partial, and why.
+    pub evidence: Evidence,
+    /// Stacks, sorted by live bytes, most first.
+    pub stacks: Vec<Stack>,
+}
