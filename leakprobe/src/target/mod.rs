@@ -1,4 +1,17 @@
-//! Who is profiled: the process, its objects, its allocator.
+//! Who is profiled: the process, its mappings, its objects, its allocator.
+//!
+//! Everything here is read through `/proc` and the target's own files, and none of it is trusted:
+//! paths are never looked up in the host's root, and ELF files are parsed with bounds.
+
+mod allocator;
+mod mappings;
+mod object;
+mod process;
+
+pub use allocator::{Allocator, Function};
+pub use mappings::{Location, Mapping, Mappings, Module};
+pub use object::ElfObject;
+pub use process::Process;
 
 use serde::Serialize;
 
