@@ -5,6 +5,7 @@
 
 
 pub mod probe;
+pub mod cli;
 pub mod report;
 pub mod snapshot;
 pub mod symbolize;
