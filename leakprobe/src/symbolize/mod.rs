@@ -1,5 +1,9 @@
 //! From addresses to frames, or the reason why not.
 
+mod names;
+
+pub use names::Names;
+
 use serde::Serialize;
 
 use crate::snapshot::{Evidence, Totals};
