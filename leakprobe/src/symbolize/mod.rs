@@ -1,8 +1,10 @@
 //! From addresses to frames, or the reason why not.
 
 mod names;
+mod profile;
 
 pub use names::Names;
+pub use profile::{Header, profile};
 
 use serde::Serialize;
 
