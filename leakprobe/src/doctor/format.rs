@@ -1,6 +1,7 @@
 //! Text of the checks, for a terminal of 80 columns. Pure: the same checks give the same text.
 
 use super::{Check, Status, would_work};
+use crate::report::escape::visible;
 
 /// Columns of the narrowest terminal to care for.
 const WIDTH: usize = 80;
@@ -45,11 +46,11 @@ fn line(check: &Check, name_width: usize) -> String {
         Status::Degraded => "degraded",
         Status::Missing => "missing",
     };
-    let start = format!("  {status:8}  {:name_width$}  ", printable(&check.name));
+    let start = format!("  {status:8}  {:name_width$}  ", visible(&check.name));
     let indent = start.chars().count();
-    let mut lines = wrap(&printable(&check.found), WIDTH.saturating_sub(indent));
+    let mut lines = wrap(&visible(&check.found), WIDTH.saturating_sub(indent));
     if let Some(advice) = &check.advice {
-        let wrapped = wrap(&printable(advice), WIDTH.saturating_sub(indent + 3));
+        let wrapped = wrap(&visible(advice), WIDTH.saturating_sub(indent + 3));
         let marks = std::iter::once("-> ").chain(std::iter::repeat("   "));
         lines.extend(
             marks
@@ -87,17 +88,6 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Names and paths of a target may hold what would move a terminal's cursor.
-fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            let escaped = c.is_control().then(|| c.escape_default());
-            let plain = escaped.is_none().then_some(c);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -157,6 +147,6 @@ Profiling would work, with 1 degraded.
     #[test]
     fn control_characters_are_shown() {
         let text = report(&section(vec![Check::ok("command", "a\x1b[2Jb\nc\u{9b}ä")]));
-        assert!(text.contains("a\\u{1b}[2Jb\\nc\\u{9b}ä\n"), "{text}");
+        assert!(text.contains("a\\x1b[2Jb\\x0ac\\x9bä\n"), "{text}");
     }
 }

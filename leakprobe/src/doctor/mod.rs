@@ -7,7 +7,7 @@
 mod bpf;
 mod format;
 mod system;
-mod version;
+mod target;
 
 use std::io::Write;
 
@@ -80,7 +80,7 @@ impl Check {
 pub fn run(pid: Option<u32>, out: &mut dyn Write) -> Result<bool> {
     let mut sections = vec![("this machine".to_owned(), machine_checks())];
     if let Some(pid) = pid {
-        sections.push((format!("process {pid}"), target_checks(pid)));
+        sections.push((format!("process {pid}"), target::checks(pid)));
     }
     let text = format::report(&sections);
     out.write_all(text.as_bytes())
@@ -96,9 +96,4 @@ fn machine_checks() -> Vec<Check> {
     let mut checks = system::checks();
     checks.extend(bpf::checks());
     checks
-}
-
-/// Looks at the process: can it be profiled, and how well.
-fn target_checks(_pid: u32) -> Vec<Check> {
-    Vec::new()
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 
 use super::Check;
-use super::version::Version;
-use crate::probe::seccomp::{ReturnProbes, return_probes};
+use crate::probe::danger::{ReturnProbes, return_probes};
 use crate::probe::trial;
+use crate::probe::version::Version;
 
 /// All of them.
 pub fn checks() -> Vec<Check> {

@@ -14,13 +14,18 @@ impl Version {
     /// The oldest kernel that leakprobe is tested on.
     pub const OLDEST: Version = Version::new(6, 1, 0);
 
-    /// A version.
+    /// A version of three numbers.
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self {
             major,
             minor,
             patch,
         }
+    }
+
+    /// That of the running kernel, if its name tells one.
+    pub fn running() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
     }
 
     /// Reads a release name such as `6.12.0-rc3+` or `5.15.167.4-microsoft-standard-WSL2`.
