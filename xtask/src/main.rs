@@ -3,6 +3,11 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod cmd;
+mod ebpf;
+mod packages;
+mod toolchain;
+
 /// What cargo cannot do alone, for leakprobe.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
@@ -12,9 +17,19 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Task {}
+enum Task {
+    /// Rebuild the committed BPF object.
+    Ebpf {
+        /// Only check that the committed object is what its sources give.
+        #[arg(long)]
+        check: bool,
+    },
+}
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    match cli.task {}
+    match cli.task {
+        Task::Ebpf { check: true } => ebpf::check().map(drop),
+        Task::Ebpf { check: false } => ebpf::update(),
+    }
 }
