@@ -39,7 +39,7 @@ pub enum Rebuilt {
 /// Rebuilds the object and its record.
 pub fn update() -> Result<()> {
     let toolchain = Toolchain::find(&tools())?;
-    let object = build(&toolchain, "ebpf")?;
+    let object = build(&toolchain, &cmd::root().join("target/ebpf"))?;
     let bytes = read(&object)?;
     let record = Record {
         inputs_sha256: hash_inputs(&cmd::root())?,
@@ -74,7 +74,9 @@ pub fn check() -> Result<Rebuilt> {
         Err(error) if std::env::var_os("CI").is_some() => return Err(error),
         Err(error) => bail!("the record is right, but the object cannot be rebuilt: {error:#}"),
     };
-    let object = build(&toolchain, "ebpf-check")?;
+    let scratch = root.join("target/ebpf-check");
+    let _ = std::fs::remove_dir_all(&scratch);
+    let object = build(&toolchain, &scratch)?;
     let rebuilt = read(&object)?;
     if rebuilt == committed {
         eprintln!("{OBJECT}: rebuilt, and the same byte for byte");
@@ -93,12 +95,9 @@ pub fn check() -> Result<Rebuilt> {
     Ok(Rebuilt::OtherCompiler(object))
 }
 
-/// Builds the object below `target/NAME` and returns its path.
-fn build(toolchain: &Toolchain, name: &str) -> Result<PathBuf> {
+/// Builds the object in the directory `target` and returns its path.
+fn build(toolchain: &Toolchain, target: &Path) -> Result<PathBuf> {
     let root = cmd::root();
-    let target = root.join("target").join(name);
-    // A cargo that reuses what it built before could hide a stale object.
-    let _ = std::fs::remove_dir_all(&target);
     let source = root.join("leakprobe-ebpf");
     cmd::run(
         toolchain
@@ -128,7 +127,7 @@ fn build(toolchain: &Toolchain, name: &str) -> Result<PathBuf> {
             .current_dir(&source)
             .args(["build", "--release", "--locked", "--config", &flags])
             .arg("--target-dir")
-            .arg(&target),
+            .arg(target),
     )?;
     let object = target.join("bpfel-unknown-none/release/leakprobe");
     let stripped = target.join("leakprobe.bpf.o");
@@ -189,17 +188,18 @@ fn hash_inputs(root: &Path) -> Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// All files below a directory, but not what a build by hand leaves there.
+/// All files below a directory, but no links and not what a build by hand leaves there.
 fn list(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     let entries = dir
         .read_dir()
         .with_context(|| format!("failed to list `{}`", dir.display()))?;
     for entry in entries {
-        let path = entry?.path();
-        if !path.is_dir() {
-            files.push(path);
-        } else if path.file_name() != Some("target".as_ref()) {
-            list(&path, files)?;
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_file() {
+            files.push(entry.path());
+        } else if kind.is_dir() && entry.file_name() != "target" {
+            list(&entry.path(), files)?;
         }
     }
     Ok(())
