@@ -39,7 +39,7 @@ pub enum Rebuilt {
 /// Rebuilds the object and its record.
 pub fn update() -> Result<()> {
     let toolchain = Toolchain::find(&tools())?;
-    let object = build(&toolchain, &cmd::root().join("target/ebpf"))?;
+    let object = build(&toolchain)?;
     let bytes = read(&object)?;
     let record = Record {
         inputs_sha256: hash_inputs(&cmd::root())?,
@@ -74,9 +74,7 @@ pub fn check() -> Result<Rebuilt> {
         Err(error) if std::env::var_os("CI").is_some() => return Err(error),
         Err(error) => bail!("the record is right, but the object cannot be rebuilt: {error:#}"),
     };
-    let scratch = root.join("target/ebpf-check");
-    let _ = std::fs::remove_dir_all(&scratch);
-    let object = build(&toolchain, &scratch)?;
+    let object = build(&toolchain)?;
     let rebuilt = read(&object)?;
     if rebuilt == committed {
         eprintln!("{OBJECT}: rebuilt, and the same byte for byte");
@@ -95,9 +93,11 @@ pub fn check() -> Result<Rebuilt> {
     Ok(Rebuilt::OtherCompiler(object))
 }
 
-/// Builds the object in the directory `target` and returns its path.
-fn build(toolchain: &Toolchain, target: &Path) -> Result<PathBuf> {
+/// Builds the object below `target`, where a check finds what an update has built, and cargo what
+/// has changed since. Returns its path.
+fn build(toolchain: &Toolchain) -> Result<PathBuf> {
     let root = cmd::root();
+    let target = root.join("target/ebpf");
     let source = root.join("leakprobe-ebpf");
     cmd::run(
         toolchain
@@ -127,7 +127,7 @@ fn build(toolchain: &Toolchain, target: &Path) -> Result<PathBuf> {
             .current_dir(&source)
             .args(["build", "--release", "--locked", "--config", &flags])
             .arg("--target-dir")
-            .arg(target),
+            .arg(&target),
     )?;
     let object = target.join("bpfel-unknown-none/release/leakprobe");
     let stripped = target.join("leakprobe.bpf.o");
