@@ -95,3 +95,8 @@ pub fn which(name: &str) -> Option<PathBuf> {
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
+
+/// Where fixtures go: built, never committed.
+pub fn fixtures() -> PathBuf {
+    root().join("target/fixtures")
+}

@@ -7,6 +7,7 @@ mod cmd;
 mod ebpf;
 mod packages;
 mod toolchain;
+mod victims;
 
 /// What cargo cannot do alone, for leakprobe.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Compile the victims of the end-to-end tests into target/fixtures/victims.
+    Victims,
 }
 
 fn main() -> Result<()> {
@@ -31,5 +34,6 @@ fn main() -> Result<()> {
     match cli.task {
         Task::Ebpf { check: true } => ebpf::check().map(drop),
         Task::Ebpf { check: false } => ebpf::update(),
+        Task::Victims => victims::build(&cmd::fixtures().join("victims")),
     }
 }
