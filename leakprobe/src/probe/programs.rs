@@ -180,6 +180,11 @@ impl Probes {
         &mut self.ebpf
     }
 
+    /// Probes in place.
+    pub fn placed(&self) -> usize {
+        self.links.len()
+    }
+
     /// Removes the probes. The kernel waits for each until no CPU runs it, so they go in parallel.
     pub fn detach(&mut self) {
         let links = std::mem::take(&mut self.links);
