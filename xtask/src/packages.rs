@@ -12,11 +12,50 @@ use crate::cmd;
 /// Rebuilding the BPF object when no rustup toolchain can do it.
 pub const BPF_TOOLCHAIN: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "gcc", "libc6-dev"];
 
+/// Running the tests on other kernels.
+pub const KERNELS: &[&str] = &[
+    "busybox-static",
+    "cpio",
+    "dpkg",
+    "gcc",
+    "libc6-dev",
+    "musl-tools",
+    "qemu-system-x86",
+];
+/// Running the tests on this machine.
+pub const TESTS: &[&str] = &[
+    "binutils",
+    "docker.io",
+    "gcc",
+    "gdb",
+    "libc6-dev",
+    "libxml2-utils",
+    "musl-tools",
+    "nodejs",
+    "python3",
+];
+/// Running the demonstration.
+pub const DEMO: &[&str] = &["gcc", "libc6-dev"];
+
 /// Debian package, and what shows that it is here: a command, or the path of a file.
 const MARKERS: &[(&str, &str)] = &[
+    ("binutils", "objdump"),
     ("cargo-web", "/usr/bin/cargo"),
+    ("cpio", "cpio"),
+    (
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+    ),
+    ("docker.io", "dockerd"),
+    ("dpkg", "dpkg-deb"),
     ("gcc", "gcc"),
+    ("gdb", "gdb"),
     ("libc6-dev", "/usr/include/stdlib.h"),
+    ("libxml2-utils", "xmllint"),
+    ("musl-tools", "musl-gcc"),
+    ("nodejs", "node"),
+    ("python3", "/usr/bin/python3"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
 ];
