@@ -1,7 +1,22 @@
 //! `cargo xtask`: what cargo cannot do alone. One module per task; this file only names them.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+mod cmd;
+mod debian;
+mod demo;
+mod ebpf;
+mod initramfs;
+mod kernels;
+mod packages;
+mod qemu;
+mod sum;
+mod test;
+mod toolchain;
+mod victims;
 
 /// What cargo cannot do alone, for leakprobe.
 #[derive(Parser)]
@@ -12,9 +27,39 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Task {}
+enum Task {
+    /// Profile a real leaking program for ten seconds and leave flamegraph.svg here.
+    Demo,
+    /// Install what the tests need, and run all tests. Those that attach need root.
+    Test(test::Options),
+    /// Run the core of the tests on other kernels in QEMU.
+    Kernels {
+        /// Version of the only kernel to run, such as 6.1.
+        name: Option<String>,
+        /// BPF object to test instead of the committed one.
+        #[arg(long)]
+        object: Option<PathBuf>,
+    },
+    /// Rebuild the committed BPF object.
+    Ebpf {
+        /// Only check that the committed object is what its sources give.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile the victims of the end-to-end tests into target/fixtures/victims.
+    Victims,
+}
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    match cli.task {}
+    match cli.task {
+        Task::Demo => demo::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Kernels { name, object } => {
+            kernels::run(name.as_deref(), object.as_deref())?.into_result()
+        }
+        Task::Ebpf { check: true } => ebpf::check().map(drop),
+        Task::Ebpf { check: false } => ebpf::update(),
+        Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+    }
 }
