@@ -95,5 +95,9 @@ fn would_work(checks: &[Check]) -> bool {
 fn machine_checks() -> Vec<Check> {
     let mut checks = system::checks();
     checks.extend(bpf::checks());
+    // Whatever is missing would only be told a second time.
+    if would_work(&checks) {
+        checks.push(bpf::programs());
+    }
     checks
 }
