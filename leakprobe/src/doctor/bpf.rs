@@ -8,6 +8,7 @@ use aya::programs::Program;
 use super::{Check, Status};
 use crate::probe::feature::{Feature, is_supported};
 use crate::probe::{Limits, Probes};
+use crate::report::escape::shorten;
 use crate::target::Process;
 
 /// A feature, what it is called here, and what its absence means.
@@ -109,9 +110,10 @@ pub fn programs() -> Check {
                 format!("{count} accepted by the verifier, in {took} ms"),
             )
         }
+        // The verifier's log can have thousands of lines; the first and the last ones matter.
         Err(error) => Check::missing(
             name,
-            format!("{error:#}"),
+            shorten(&format!("{error:#}").replace('\n', " "), 400),
             "tell the makers of leakprobe, with the kernel's release name",
         ),
     }
