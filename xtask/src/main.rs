@@ -3,6 +3,11 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod cmd;
+mod docker;
+mod node;
+mod packages;
+
 /// What cargo cannot do alone, for leakprobe.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
@@ -12,9 +17,14 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Task {}
+enum Task {
+    /// Make the musl Node that the tests profile: a root file system and a Docker image.
+    Node,
+}
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    match cli.task {}
+    match cli.task {
+        Task::Node => node::prepare(&cmd::root().join("target/fixtures")),
+    }
 }
