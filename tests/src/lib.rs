@@ -1,1 +1,3 @@
 //! What the end-to-end tests share: starting victims, running leakprobe, reading its reports.
+
+pub mod node;

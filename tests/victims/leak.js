@@ -4,11 +4,11 @@
 // counting allocations alone gives twice the right figure. What Node allocates for itself (code,
 // handles, streams) is not counted; it is far below 1 % of what is kept.
 //
-// Protocol: prints `ready`, waits for a go, leaks, prints one line of JSON, waits for a second go
-// and ends. A go is a line on stdin, whose end ends the program; with `--signal`, a SIGUSR2.
+// It speaks the protocol of the other victims: says `ready PID`, waits for a go, leaks, prints one
+// line of JSON, waits for a second go and ends. A go is whatever comes on stdin, whose end ends the
+// program; with `--signal`, it is a SIGUSR2.
 
 const crypto = require('node:crypto');
-const readline = require('node:readline');
 const v8 = require('node:v8');
 const vm = require('node:vm');
 const zlib = require('node:zlib');
@@ -65,8 +65,9 @@ async function leak() {
     await keep('zlib');
   }
   await collect();
-  const kept_bytes = Object.values(report).reduce((sum, path) => sum + path.kept_bytes, 0);
-  return { kept_bytes, paths: report };
+  const sum = (field) => Object.values(report).reduce((total, path) => total + path[field], 0);
+  const [kept_bytes, kept_count] = [sum('kept_bytes'), sum('kept_count')];
+  return { victim: 'node', kept_bytes, kept_count, paths: report };
 }
 const kept = [];
 
@@ -105,17 +106,14 @@ function listen() {
     process.on('SIGUSR2', onGo);
     setInterval(() => {}, 2 ** 30); // a signal handler alone does not keep Node running
   } else {
-    readline
-      .createInterface({ input: process.stdin })
-      .on('line', onGo)
-      .on('close', () => process.exit(0));
+    process.stdin.on('data', onGo).on('end', () => process.exit(0));
   }
 }
 
 async function main() {
   listen();
   await warmUp();
-  console.log('ready');
+  console.log(`ready ${process.pid}`);
   await go();
   console.log(JSON.stringify(await leak()));
   await go();
