@@ -96,6 +96,27 @@ pub struct ExecEvent {
     pub kind: u64,
     /// Number of the new address space.
     pub space: u64,
+    /// 1 if the main thread did it; probes of one process follow only that thread into the new
+    /// program.
+    pub by_main_thread: u64,
+}
+
+/// Switches that both sides read, by index.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// 1 while allocator calls are recorded. Written by the user side.
+    Active = 0,
+    /// Number of the target's address space, counted up by each exec. Written by the kernel side.
+    Space = 1,
+    /// Address of the kernel's return trampoline in the target, 0 while unknown. Set by the user
+    /// side, which finds it in the target's mappings; cleared by the kernel side at an exec.
+    Trampoline = 2,
+}
+
+impl Control {
+    /// How many there are.
+    pub const ALL: usize = 3;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

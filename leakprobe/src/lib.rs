@@ -3,6 +3,9 @@
 //! Data flows one way, and no stage imports a later one:
 //! target -> probe -> (kernel) -> snapshot -> symbolize -> report.
 
+pub mod cli;
+pub mod probe;
+pub mod record;
 pub mod report;
 pub mod snapshot;
 pub mod symbolize;

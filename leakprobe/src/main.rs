@@ -1,3 +1,52 @@
-//! The command `leakprobe`.
+//! The command `leakprobe`: parses its arguments, does what they say, and turns the outcome into
+//! an exit code: 0 report written, 1 failed, 2 wrong usage.
 
-fn main() {}
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use leakprobe::cli::{self, Command};
+use leakprobe::{doctor, record};
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => return error.report(),
+    };
+    match run(&command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Record(config) => {
+            drop(out);
+            if config.verbose {
+                env_logger::Builder::new().filter_level(log::LevelFilter::Debug).init();
+            }
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("failed to start the event loop")?
+                .block_on(record::run(config))
+        }
+        Command::Doctor { pid } => Ok(match doctor::run(*pid, &mut out)? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
+        Command::Completions(shell) => {
+            cli::write_completions(*shell, &mut out).context("failed to write to stdout")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            cli::write_man(&mut out).context("failed to write to stdout")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

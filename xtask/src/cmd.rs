@@ -47,3 +47,56 @@ pub fn output(command: &mut Command) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&out.stdout).trim().to_string())
 }
+
+/// A cargo to start from inside `cargo xtask`. The outer cargo and rustup hand down variables that
+/// choose a toolchain, flags and directories; none of that must reach another build.
+pub fn cargo(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let location = ["CARGO_HOME", "RUSTUP_HOME", "RUST_BACKTRACE"].contains(&&*name);
+        let network = [
+            "CARGO_HTTP",
+            "CARGO_NET",
+            "CARGO_REGISTR",
+            "CARGO_SOURCE",
+            "RUSTUP_AUTO",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+        if (name.starts_with("CARGO") || name.starts_with("RUST")) && !location && !network {
+            command.env_remove(&*name);
+        }
+    }
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
+/// The cargo that runs this xtask, for builds of the workspace with the same toolchain.
+pub fn workspace_cargo() -> Command {
+    let mut command = cargo(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    // `CARGO` is the toolchain's own binary: the compiler beside it, not a proxy's choice.
+    if let Some(toolchain) = std::env::var_os("RUSTUP_TOOLCHAIN") {
+        command.env("RUSTUP_TOOLCHAIN", toolchain);
+    }
+    command
+}
+
+/// Finds a program in the directories of PATH.
+pub fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Where fixtures go: built, never committed.
+pub fn fixtures() -> PathBuf {
+    root().join("target/fixtures")
+}

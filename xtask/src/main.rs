@@ -1,12 +1,24 @@
 //! `cargo xtask`: what cargo cannot do alone. One module per task; this file only names them.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod cmd;
+mod debian;
+mod demo;
 mod docker;
+mod ebpf;
+mod initramfs;
+mod kernels;
 mod node;
 mod packages;
+mod qemu;
+mod sum;
+mod test;
+mod toolchain;
+mod victims;
 
 /// What cargo cannot do alone, for leakprobe.
 #[derive(Parser)]
@@ -18,6 +30,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Profile a real leaking program for ten seconds and leave flamegraph.svg here.
+    Demo,
+    /// Install what the tests need, and run all tests. Those that attach need root.
+    Test(test::Options),
+    /// Run the core of the tests on other kernels in QEMU.
+    Kernels {
+        /// Version of the only kernel to run, such as 6.1.
+        name: Option<String>,
+        /// BPF object to test instead of the committed one.
+        #[arg(long)]
+        object: Option<PathBuf>,
+    },
+    /// Rebuild the committed BPF object.
+    Ebpf {
+        /// Only check that the committed object is what its sources give.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile the victims of the end-to-end tests into target/fixtures/victims.
+    Victims,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
 }
@@ -25,6 +57,14 @@ enum Task {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.task {
-        Task::Node => node::prepare(&cmd::root().join("target/fixtures")),
+        Task::Demo => demo::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Kernels { name, object } => {
+            kernels::run(name.as_deref(), object.as_deref())?.into_result()
+        }
+        Task::Ebpf { check: true } => ebpf::check().map(drop),
+        Task::Ebpf { check: false } => ebpf::update(),
+        Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+        Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

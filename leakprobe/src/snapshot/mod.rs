@@ -1,5 +1,14 @@
 //! Plain data read from the kernel maps: nothing in here reads the kernel again.
 
+mod batch;
+mod events;
+mod reader;
+mod stacks;
+
+pub use events::Event;
+pub use reader::{LiveStack, Maps, Snapshot};
+pub use stacks::{Address, Stacks};
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -19,6 +28,17 @@ pub struct Totals {
     pub freed_bytes: u64,
     /// Blocks of those that were freed.
     pub freed_count: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.live_bytes += other.live_bytes;
+        self.live_count += other.live_count;
+        self.allocated_bytes += other.allocated_bytes;
+        self.allocated_count += other.allocated_count;
+        self.freed_bytes += other.freed_bytes;
+        self.freed_count += other.freed_count;
+    }
 }
 
 /// Whether everything that happened is in the figures.

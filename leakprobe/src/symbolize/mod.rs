@@ -1,5 +1,11 @@
 //! From addresses to frames, or the reason why not.
 
+mod names;
+mod profile;
+
+pub use names::Names;
+pub use profile::{Header, profile};
+
 use serde::Serialize;
 
 use crate::snapshot::{Evidence, Totals};

@@ -1,0 +1,94 @@
+//! What is live, and what each stack has allocated and freed.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
+
+use crate::maps::{BLOCKS, STACKS, add, control, count};
+use crate::stack::{self, Start};
+
+const EEXIST: i32 = -17;
+
+#[inline(always)]
+fn key(address: u64) -> BlockKey {
+    BlockKey { address, space: control(Control::Space) }
+}
+
+/// Records a block that the allocator gave out. `start` leads to its stack once more, for the
+/// frames of a stack that is new.
+#[inline(always)]
+pub fn record(address: u64, block: &Block, start: &Start, frames: u64) {
+    let key = key(address);
+    let stack = StackKey { id: block.stack, space: key.space };
+    let Some(totals) = totals(&stack) else {
+        return count(Counter::StacksFull);
+    };
+    match BLOCKS.insert(&key, block, BPF_NOEXIST as u64) {
+        Ok(()) => {}
+        Err(EEXIST) => {
+            // Its free was not seen. The old block goes, under a name.
+            count(Counter::MissedFrees);
+            if let Some(old) = take(address) {
+                freed(&old);
+            }
+            if BLOCKS.insert(&key, block, BPF_ANY as u64).is_err() {
+                return count(Counter::BlocksFull);
+            }
+        }
+        Err(_) => return count(Counter::BlocksFull),
+    }
+    // SAFETY: map values stay valid while the program runs; nobody deletes totals.
+    unsafe {
+        add(&raw mut (*totals).allocated_bytes, block.size);
+        add(&raw mut (*totals).allocated_count, 1);
+        if core::ptr::read_volatile(&raw const (*totals).announced) == 0 {
+            if stack::announce(start, &stack, frames) == 1 {
+                core::ptr::write_volatile(&raw mut (*totals).announced, 1);
+            } else {
+                count(Counter::StackEventsLost);
+            }
+        }
+    }
+}
+
+/// Totals of a stack, made when it is new. `None` if there is no room.
+#[inline(always)]
+fn totals(stack: &StackKey) -> Option<*mut StackTotals> {
+    if let Some(totals) = STACKS.get_ptr_mut(stack) {
+        return Some(totals);
+    }
+    // Another thread may come first with the same stack: then its entry serves.
+    let _ = STACKS.insert(stack, StackTotals::default(), BPF_NOEXIST as u64);
+    STACKS.get_ptr_mut(stack)
+}
+
+/// Takes a block off the record.
+#[inline(always)]
+pub fn take(address: u64) -> Option<Block> {
+    let key = key(address);
+    // SAFETY: the copy is made before the entry is removed, and only the thread that frees the
+    // block removes it.
+    let block = unsafe { BLOCKS.get(&key) }.copied()?;
+    BLOCKS.remove(&key).ok()?;
+    Some(block)
+}
+
+/// Puts a block back that [`take`] took: the call that was to free it has failed.
+#[inline(always)]
+pub fn put_back(address: u64, block: &Block) {
+    if BLOCKS.insert(key(address), block, BPF_ANY as u64).is_err() {
+        count(Counter::BlocksFull);
+    }
+}
+
+/// Counts a block as freed, for the stack that allocated it.
+#[inline(always)]
+pub fn freed(block: &Block) {
+    let stack = StackKey { id: block.stack, space: control(Control::Space) };
+    if let Some(totals) = STACKS.get_ptr_mut(stack) {
+        // SAFETY: as in `record`.
+        unsafe {
+            add(&raw mut (*totals).freed_bytes, block.size);
+            add(&raw mut (*totals).freed_count, 1);
+        }
+    }
+}

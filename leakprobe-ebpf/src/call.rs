@@ -1,0 +1,374 @@
+//! Follows allocator calls from entry to return.
+//!
+//! Only the outermost call of a thread counts: calloc may call malloc inside. A call is paired
+//! with its return by the stack pointer it was entered with, so no depth counter can drift.
+//! Calls that are not nested, although another seems to be in flight, are told apart:
+//!
+//! - a signal handler that interrupted an allocator call and allocates itself: the signal was
+//!   marked on the call below ([`interrupt`]), and the handler's calls count on their own;
+//! - a call that was left by longjmp or an exception: its return address is no longer the
+//!   kernel's trampoline, or the stack has shrunk past it. It is dropped and counted.
+
+use aya_ebpf::bindings::{BPF_NOEXIST, pt_regs};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_log_ebpf::debug;
+use leakprobe_common::{Block, Control, Counter, MAX_NESTED_CALLS};
+
+use crate::maps::{
+    MAX_SIZE, MIN_SIZE, THREADS, control, count, opaque, read_user, registers, thread_id,
+};
+use crate::stack::{self, Start};
+use crate::{arch, blocks};
+
+/// Bytes that a signal frame takes at the least below the red zone (`struct rt_sigframe` of
+/// x86-64 is 440 bytes, and the floating point state another 512): whatever runs below is in the
+/// handler.
+const MIN_SIGNAL_FRAME: u64 = 512;
+
+/// How a function gives its block out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// It returns the address.
+    Returned = 0,
+    /// It stores the address where its first argument points, and returns 0.
+    Stored = 1,
+    /// It returns the address, and takes an old block in return.
+    Replaced = 2,
+}
+
+/// What was asked of the allocator.
+pub struct Request {
+    kind: Kind,
+    size: u64,
+    /// Where the result goes, or the old block.
+    address: u64,
+}
+
+impl Request {
+    /// A block whose address is returned.
+    #[inline(always)]
+    pub fn returned(size: u64) -> Self {
+        Self { kind: Kind::Returned, size, address: 0 }
+    }
+
+    /// A block whose address is stored at `result`.
+    #[inline(always)]
+    pub fn stored(result: u64, size: u64) -> Self {
+        Self { kind: Kind::Stored, size, address: result }
+    }
+
+    /// A block that replaces `old`.
+    #[inline(always)]
+    pub fn replaced(old: u64, size: u64) -> Self {
+        Self { kind: Kind::Replaced, size, address: old }
+    }
+}
+
+/// Size of an array; the largest number if that overflows, which no allocator gives out. (The
+/// BPF target has no 128-bit product, on which core's `saturating_mul` rests.)
+#[inline(always)]
+pub fn product(count: u64, size: u64) -> u64 {
+    // Hidden, or LLVM sees an overflow check and makes the 128-bit product of it after all.
+    if (count | size) >> 32 == 0 || count == 0 || size <= opaque(u64::MAX / count) {
+        count.wrapping_mul(size)
+    } else {
+        u64::MAX
+    }
+}
+
+/// An allocator call in flight.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Stack pointer at entry: who this call is.
+    sp: u64,
+    /// Return address.
+    ip: u64,
+    /// [`Kind`].
+    kind: u64,
+    /// Bytes asked for.
+    size: u64,
+    /// Where the result goes, or the old block.
+    address: u64,
+    /// Id of the stack, taken at entry.
+    stack: u64,
+    /// Frames of the stack.
+    frames: u64,
+    /// Below this stack pointer runs a signal handler that interrupted the call; 0: none did.
+    handler_below: u64,
+    /// 1 if that handler may run on an alternate stack.
+    handler_elsewhere: u64,
+    /// 1 if `old` holds a block that leaves with this call.
+    has_old: u64,
+    /// The block that is being replaced.
+    old: Block,
+}
+
+/// What is known of a thread.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Thread {
+    /// Calls in flight: one, and one more for each signal handler on top of another.
+    depth: u64,
+    calls: [Call; MAX_NESTED_CALLS],
+}
+
+const NO_CALL: Call = Call {
+    sp: 0,
+    ip: 0,
+    kind: 0,
+    size: 0,
+    address: 0,
+    stack: 0,
+    frames: 0,
+    handler_below: 0,
+    handler_elsewhere: 0,
+    has_old: 0,
+    old: Block { size: 0, stack: 0, time: 0 },
+};
+
+/// What a thread starts with; in a map section, because it is too large for the BPF stack.
+static NEW_THREAD: Thread = Thread { depth: 0, calls: [NO_CALL; MAX_NESTED_CALLS] };
+
+impl Thread {
+    /// The innermost call in flight.
+    #[inline(always)]
+    fn top(&mut self) -> Option<&mut Call> {
+        let depth = self.depth;
+        if depth == 0 || depth > MAX_NESTED_CALLS as u64 {
+            return None;
+        }
+        Some(&mut self.calls[depth as usize - 1])
+    }
+
+    /// Drops the innermost call, which will never return.
+    #[inline(always)]
+    fn abandon_top(&mut self) {
+        count(Counter::AbandonedCalls);
+        if let Some(call) = self.top() {
+            if call.has_old != 0 {
+                // Nobody knows whether realloc had already freed it. Kept is the safe answer.
+                blocks::put_back(call.address, &call.old);
+                call.has_old = 0;
+            }
+            self.depth -= 1;
+        }
+    }
+
+    /// Whether a call entered at `sp` is an outermost one. Drops abandoned calls on the way.
+    #[inline(always)]
+    fn admits(&mut self, sp: u64) -> bool {
+        let trampoline = control(Control::Trampoline);
+        for _ in 0..=MAX_NESTED_CALLS {
+            let Some(top) = self.top() else { return true };
+            if top.handler_below != 0
+                && (sp < top.handler_below || (top.handler_elsewhere != 0 && sp > top.sp))
+            {
+                return true;
+            }
+            let slot = read_user(top.sp).unwrap_or(0);
+            let alive = if sp == top.sp {
+                // A tail call finds the trampoline where a call would find a return address.
+                if trampoline != 0 { slot == trampoline } else { slot != top.ip }
+            } else {
+                sp < top.sp && (trampoline == 0 || slot == trampoline)
+            };
+            if alive {
+                return false;
+            }
+            self.abandon_top();
+        }
+        true
+    }
+}
+
+#[inline(always)]
+fn this_thread() -> Option<&'static mut Thread> {
+    let id = thread_id();
+    if THREADS.get_ptr(id).is_none() && THREADS.insert(id, &NEW_THREAD, BPF_NOEXIST as u64).is_err()
+    {
+        return None;
+    }
+    // SAFETY: only the running thread touches its own entry, and it runs one probe at a time.
+    THREADS.get_ptr_mut(id).map(|thread| unsafe { &mut *thread })
+}
+
+/// The entry of a function that gives a block out.
+#[inline(always)]
+pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u32 {
+    if control(Control::Active) == 0 {
+        return 0;
+    }
+    let regs = registers(ctx);
+    let sp = arch::entry_sp(regs);
+    let Some(thread) = this_thread() else {
+        count(Counter::ThreadsFull);
+        return 0;
+    };
+    if !thread.admits(sp) {
+        return 0;
+    }
+    let depth = thread.depth as usize;
+    if depth >= MAX_NESTED_CALLS {
+        count(Counter::NestedTooDeep);
+        return 0;
+    }
+    let Some(ip) = arch::return_address(sp) else {
+        count(Counter::UnreadableMemory);
+        return 0;
+    };
+    let request = request(arch::arguments(regs));
+    let call = &mut thread.calls[depth];
+    call.sp = sp;
+    call.ip = ip;
+    call.kind = request.kind as u64;
+    call.size = request.size;
+    call.address = request.address;
+    call.handler_below = 0;
+    call.handler_elsewhere = 0;
+    call.has_old = 0;
+    if request.kind == Kind::Replaced && request.address != 0 {
+        // From here on another thread may be given the old address.
+        match blocks::take(request.address) {
+            Some(old) => {
+                call.old = old;
+                call.has_old = 1;
+            }
+            None => count(Counter::UnknownFrees),
+        }
+    }
+    let start = Start { ip, sp, fp: arch::frame_pointer(regs) };
+    (call.stack, call.frames) = stack::identify(start);
+    thread.depth = depth as u64 + 1;
+    0
+}
+
+/// The return of a function that gives a block out.
+#[inline(always)]
+pub fn leave(ctx: &RetProbeContext) -> u32 {
+    // SAFETY: as in `this_thread`.
+    let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+    else {
+        return 0;
+    };
+    let regs = registers(ctx);
+    let sp = arch::entry_sp_at_return(regs);
+    // A call below the top returns when what is above it was abandoned by a handler's siglongjmp.
+    let mut found = MAX_NESTED_CALLS;
+    for level in 0..MAX_NESTED_CALLS {
+        if (level as u64) < thread.depth && thread.calls[level].sp == sp {
+            found = level;
+        }
+    }
+    if found >= MAX_NESTED_CALLS {
+        return 0;
+    }
+    for _ in 0..MAX_NESTED_CALLS {
+        if thread.depth > found as u64 + 1 {
+            thread.abandon_top();
+        }
+    }
+    thread.depth = found as u64;
+    finish(&mut thread.calls[found], regs);
+    if control(Control::Trampoline) == 0 {
+        debug!(ctx, "trampoline not known yet");
+    }
+    0
+}
+
+/// Records what a call gave out and took back.
+#[inline(always)]
+fn finish(call: &mut Call, regs: &pt_regs) {
+    if control(Control::Active) == 0 {
+        if call.has_old != 0 {
+            // Recording ended in between: leave things as they were at the entry.
+            blocks::put_back(call.address, &call.old);
+        }
+        return;
+    }
+    let result = arch::result(regs);
+    let address = if call.kind == Kind::Stored as u64 {
+        if result as u32 != 0 {
+            0
+        } else {
+            match read_user(call.address) {
+                Some(address) => address,
+                None => return count(Counter::UnreadableMemory),
+            }
+        }
+    } else {
+        result
+    };
+    if call.has_old != 0 {
+        // realloc(p, 0) that returns nothing has freed p; any other failure leaves p as it was.
+        if address != 0 || call.size == 0 {
+            blocks::freed(&call.old);
+        } else {
+            blocks::put_back(call.address, &call.old);
+        }
+        call.has_old = 0;
+    }
+    if address == 0 {
+        if call.kind != Kind::Replaced as u64 || call.size != 0 {
+            count(Counter::FailedCalls);
+        }
+        return;
+    }
+    if call.size < MIN_SIZE.load() || call.size > MAX_SIZE.load() {
+        return;
+    }
+    // SAFETY: the helper has no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let block = Block { size: call.size, stack: call.stack, time };
+    let start = Start {
+        ip: arch::return_address_at_return(regs),
+        sp: call.sp,
+        fp: arch::frame_pointer(regs),
+    };
+    blocks::record(address, &block, &start, call.frames);
+}
+
+/// The entry of a function that takes a block back.
+#[inline(always)]
+pub fn free(ctx: &ProbeContext) -> u32 {
+    let regs = registers(ctx);
+    let address = arch::arguments(regs)[0];
+    if address == 0 || control(Control::Active) == 0 {
+        return 0;
+    }
+    // SAFETY: as in `this_thread`.
+    if let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+        && thread.depth != 0
+        && !thread.admits(arch::entry_sp(regs))
+    {
+        return 0;
+    }
+    match blocks::take(address) {
+        Some(block) => blocks::freed(&block),
+        None => count(Counter::UnknownFrees),
+    }
+    0
+}
+
+/// A handler is about to run on top of the thread's call in flight, if it has one. `sp` is the
+/// stack pointer of the interrupted code; `elsewhere` tells that the handler asked for an
+/// alternate stack.
+#[inline(always)]
+pub fn interrupt(sp: u64, elsewhere: bool) {
+    // SAFETY: as in `this_thread`.
+    let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+    else {
+        return;
+    };
+    if let Some(top) = thread.top() {
+        let below = sp.wrapping_sub(arch::RED_ZONE + MIN_SIGNAL_FRAME);
+        if below > top.handler_below {
+            top.handler_below = below;
+        }
+        if elsewhere {
+            top.handler_elsewhere = 1;
+        }
+    }
+}

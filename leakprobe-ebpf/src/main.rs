@@ -1,0 +1,99 @@
+//! The kernel side of leakprobe: the probe entry points, one line each.
+//!
+//! `call` follows allocator calls from entry to return, `blocks` keeps what is live and what each
+//! stack allocated, `stack` walks stacks, `events` watches the target's signals, execs and exits.
+//! The kernel side records; it never decides what a leak is.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![feature(core_intrinsics)]
+#![allow(internal_features)] // see `maps::add`
+
+mod arch;
+mod blocks;
+mod call;
+mod events;
+mod maps;
+mod stack;
+
+use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
+
+use crate::call::{Request, enter, free, leave, product};
+
+/// `malloc(size)`, `valloc(size)`, `pvalloc(size)`.
+#[uprobe]
+pub fn enter_malloc(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::returned(a[0]))
+}
+
+/// `calloc(count, size)`.
+#[uprobe]
+pub fn enter_calloc(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::returned(product(a[0], a[1])))
+}
+
+/// `aligned_alloc(alignment, size)`, `memalign(alignment, size)`.
+#[uprobe]
+pub fn enter_aligned_alloc(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::returned(a[1]))
+}
+
+/// `posix_memalign(result, alignment, size)`.
+#[uprobe]
+pub fn enter_posix_memalign(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::stored(a[0], a[2]))
+}
+
+/// `realloc(old, size)`.
+#[uprobe]
+pub fn enter_realloc(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::replaced(a[0], a[1]))
+}
+
+/// `reallocarray(old, count, size)`.
+#[uprobe]
+pub fn enter_reallocarray(ctx: ProbeContext) -> u32 {
+    enter(&ctx, |a| Request::replaced(a[0], product(a[1], a[2])))
+}
+
+/// `free(block)`, `cfree(block)`, `free_sized(block, ..)`, `free_aligned_sized(block, ..)`.
+#[uprobe]
+pub fn enter_free(ctx: ProbeContext) -> u32 {
+    free(&ctx)
+}
+
+/// The return of every function above that gives a block out.
+#[uretprobe]
+pub fn leave_call(ctx: RetProbeContext) -> u32 {
+    leave(&ctx)
+}
+
+/// A signal is about to be delivered to a thread.
+#[raw_tracepoint(tracepoint = "signal_deliver")]
+pub fn signal_deliver(ctx: RawTracePointContext) -> i32 {
+    events::signal_deliver(&ctx)
+}
+
+/// A process executes another program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(ctx: RawTracePointContext) -> i32 {
+    events::exec(&ctx)
+}
+
+/// A thread ends.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
+    events::thread_exit()
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel lets only programs with a GPL-compatible licence read another program's memory.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,129 @@
+//! The maps, and the few operations on them that everything else is made of.
+//!
+//! Nothing here is per CPU: uprobe programs can be preempted, and another thread's probe would
+//! run on the same CPU in between.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::{EbpfContext, Global, helpers};
+use leakprobe_common::{
+    Block, BlockKey, Control, Counter, StackKey, StackTotals,
+};
+
+use crate::call::Thread;
+
+/// Live blocks. The user side sets the number of entries (`--max-live`).
+#[map]
+pub static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 22, BPF_F_NO_PREALLOC);
+
+/// Totals by stack.
+#[map]
+pub static STACKS: HashMap<StackKey, StackTotals> =
+    HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
+/// Threads that have called the allocator, by thread id. An entry stays until its thread ends:
+/// looking one up costs a third of an insert and a delete per call.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+
+/// What is new: stacks seen for the first time, execs.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Counters by [`Counter`] id.
+#[map]
+pub static COUNTERS: Array<u64> = Array::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Switches shared with the user side, by [`Control`].
+#[map]
+pub static CONTROL: Array<u64> = Array::with_max_entries(Control::ALL as u32, 0);
+
+/// Smallest size recorded, in bytes.
+#[unsafe(no_mangle)]
+pub static MIN_SIZE: Global<u64> = Global::new(0);
+
+/// Largest size recorded, in bytes.
+#[unsafe(no_mangle)]
+pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
+
+/// The target's process id in the PID namespace below.
+#[unsafe(no_mangle)]
+pub static TARGET_PID: Global<u32> = Global::new(0);
+
+/// Device of the PID namespace file of the user side, as the kernel counts.
+#[unsafe(no_mangle)]
+pub static PID_NS_DEVICE: Global<u64> = Global::new(0);
+
+/// Inode of the PID namespace file of the user side.
+#[unsafe(no_mangle)]
+pub static PID_NS_INODE: Global<u64> = Global::new(0);
+
+/// Value of a switch; 0 if it does not exist, which the verifier cannot know is impossible.
+#[inline(always)]
+pub fn control(which: Control) -> u64 {
+    match CONTROL.get_ptr(which as u32) {
+        // SAFETY: array elements live as long as the map; an aligned u64 is read whole.
+        Some(value) => unsafe { core::ptr::read_volatile(value) },
+        None => 0,
+    }
+}
+
+/// Sets a switch.
+#[inline(always)]
+pub fn set_control(which: Control, value: u64) {
+    if let Some(place) = CONTROL.get_ptr_mut(which as u32) {
+        // SAFETY: as in `control`.
+        unsafe { core::ptr::write_volatile(place, value) };
+    }
+}
+
+/// Adds to a number that other CPUs add to as well.
+#[inline(always)]
+pub fn add(place: *mut u64, amount: u64) {
+    // The BPF target has an atomic add but no compare-and-swap, so core offers no `fetch_add`.
+    // SAFETY: `place` points into a map value, which stays valid while the program runs.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(place, amount) };
+}
+
+/// Counts one.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(place) = COUNTERS.get_ptr_mut(counter as u32) {
+        add(place, 1);
+    }
+}
+
+/// A word of the target's memory.
+#[inline(always)]
+pub fn read_user(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address and fails on one that cannot be read.
+    unsafe { bpf_probe_read_user(address as *const u64) }.ok()
+}
+
+/// Hides where a value comes from, so that LLVM neither removes a bound that the verifier needs to
+/// see nor recognises a pattern that the BPF target has no instruction for.
+#[inline(always)]
+pub fn opaque(mut value: u64) -> u64 {
+    // SAFETY: moves a register to itself.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack));
+    }
+    value
+}
+
+/// Thread id of the running thread, in the first PID namespace.
+#[inline(always)]
+pub fn thread_id() -> u32 {
+    helpers::bpf_get_current_pid_tgid() as u32
+}
+
+/// Registers of the probed thread.
+#[inline(always)]
+pub fn registers<C: EbpfContext>(ctx: &C) -> &aya_ebpf::bindings::pt_regs {
+    // SAFETY: the context of an uprobe program is the register set, valid during the call.
+    unsafe { &*ctx.as_ptr().cast() }
+}

@@ -1,0 +1,177 @@
+//! The command line: from words to a checked [`Command`]. It touches nothing but the words
+//! themselves, except for [`output`], which looks at and writes report files; whether the process,
+//! the user or the command exist is found out by those who need them.
+
+pub mod args;
+mod error;
+mod generate;
+pub mod output;
+mod values;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser;
+
+use self::args::{Action, Args};
+pub use self::args::{Color, StdoutFormat};
+pub use self::error::{ParseError, UsageError};
+pub use self::generate::{write_completions, write_man};
+pub use self::output::{Output, check_outputs, write_atomically};
+pub use clap_complete::Shell;
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Record a process and report.
+    Record(Config),
+    /// Check the machine and, if given, a process.
+    Doctor {
+        /// PID as the user sees it.
+        pid: Option<u32>,
+    },
+    /// Print the completion script of a shell: [`write_completions`].
+    Completions(Shell),
+    /// Print the manual page: [`write_man`].
+    Man,
+}
+
+/// A checked recording order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What to watch.
+    pub source: Source,
+    /// When to stop by itself; above zero.
+    pub duration: Option<Duration>,
+    /// Between prints of the top stacks; above zero.
+    pub interval: Duration,
+    /// Report files, all different. Empty: one SVG named after the PID.
+    pub outputs: Vec<Output>,
+    /// Stacks to print on stdout.
+    pub top: usize,
+    /// Blocks younger than this are left out of the live figures.
+    pub min_age: Option<Duration>,
+    /// Blocks smaller than this are not recorded, bytes.
+    pub min_size: u64,
+    /// Blocks larger than this are not recorded, bytes; `u64::MAX` when not asked for.
+    pub max_size: u64,
+    /// Entries of the live-block map; at least 1.
+    pub max_live: u32,
+    /// Format of the report on stdout.
+    pub stdout_format: StdoutFormat,
+    /// Only the final report and errors.
+    pub quiet: bool,
+    /// More on stderr; never together with `quiet`.
+    pub verbose: bool,
+    /// When to use colours.
+    pub color: Color,
+}
+
+/// What to watch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A running process, by its PID as the user sees it.
+    Pid(u32),
+    /// A command to start.
+    Command {
+        /// Program and arguments; never empty.
+        argv: Vec<OsString>,
+        /// User to run it as, by name; not yet looked up.
+        user: Option<String>,
+        /// Exit with the command's own status.
+        pass_exit_status: bool,
+    },
+}
+
+/// Reads the words of a command line, the first being the program's own name.
+///
+/// Errors: [`ParseError::Help`] when help or the version was asked for, [`ParseError::Usage`]
+/// otherwise; [`ParseError::report`] says either to the user.
+pub fn parse<T: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = T>,
+) -> Result<Command, ParseError> {
+    let mut args = Args::try_parse_from(words).map_err(ParseError::from)?;
+    Ok(match args.action.take() {
+        Some(Action::Doctor { pid }) => Command::Doctor { pid },
+        Some(Action::Completions { shell }) => Command::Completions(shell),
+        Some(Action::Man) => Command::Man,
+        None => Command::Record(validate(args)?),
+    })
+}
+
+/// Checks what the options mean together.
+fn validate(args: Args) -> Result<Config, UsageError> {
+    let for_command = [
+        (args.user.is_some(), "--user"),
+        (args.exit_status_of_command, "--exit-status-of-command"),
+    ];
+    let needs_command = for_command.iter().find(|(given, _)| *given);
+    let source = match (args.pid, args.command.is_empty()) {
+        (Some(_), false) => return Err(UsageError::TwoTargets),
+        (_, true) if let Some((_, option)) = needs_command => {
+            return Err(UsageError::NeedsCommand(option));
+        }
+        (None, true) => return Err(UsageError::NoTarget),
+        (Some(pid), true) => Source::Pid(pid),
+        (None, false) => Source::Command {
+            argv: args.command,
+            user: args.user,
+            pass_exit_status: args.exit_status_of_command,
+        },
+    };
+    if args.duration.is_some_and(|duration| duration.is_zero()) {
+        return Err(UsageError::ZeroTime("--duration"));
+    }
+    if args.interval.is_zero() {
+        return Err(UsageError::ZeroTime("--interval"));
+    }
+    let (min_size, max_size) = (
+        args.min_size.unwrap_or(0),
+        args.max_size.unwrap_or(u64::MAX),
+    );
+    if min_size > max_size {
+        return Err(UsageError::EmptySizes { min_size, max_size });
+    }
+    if args.quiet && args.verbose {
+        return Err(UsageError::QuietAndVerbose);
+    }
+    let mut outputs = Vec::<Output>::new();
+    for path in args.outputs {
+        let output = Output::new(path)?;
+        if outputs
+            .iter()
+            .any(|other| same_file(&other.path, &output.path))
+        {
+            return Err(UsageError::SameOutput(output.path));
+        }
+        outputs.push(output);
+    }
+    Ok(Config {
+        source,
+        duration: args.duration,
+        interval: args.interval,
+        outputs,
+        top: args.top as usize,
+        min_age: args.min_age,
+        min_size,
+        max_size,
+        max_live: args.max_live,
+        stdout_format: args.format,
+        quiet: args.quiet,
+        verbose: args.verbose,
+        color: args.color,
+    })
+}
+
+/// Whether two paths are spelled as the same file. Links are seen through by [`check_outputs`].
+fn same_file(a: &Path, b: &Path) -> bool {
+    // `absolute` needs the current directory; where that is gone the spelling has to do.
+    match (std::path::absolute(a), std::path::absolute(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests;

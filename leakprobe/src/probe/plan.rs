@@ -1,0 +1,52 @@
+//! Which instruction of which function gets a probe, before any is placed.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result, bail};
+
+use super::functions::{FUNCTIONS, ProbedFunction};
+use super::site::{self, Site};
+use crate::target::Allocator;
+
+/// A probe to place.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The function.
+    pub function: &'static ProbedFunction,
+    /// Offset of the instruction in the allocator's file, bytes.
+    pub offset: u64,
+    /// The instruction, and what a hit costs.
+    pub site: Site,
+}
+
+/// Chooses a site for every function of the table that the allocator has.
+///
+/// # Errors
+///
+/// If a required function is missing, or a function has no place for a probe. An optional function
+/// that is there but cannot be probed is an error too: its blocks would be missing silently.
+pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
+    let path = allocator.object().path();
+    let mut points = Vec::new();
+    let mut taken = HashSet::new();
+    for function in FUNCTIONS {
+        let found = allocator.functions(function.name)?;
+        if found.is_empty() && function.required {
+            bail!(
+                "`{path}` defines `malloc` but no `{}`: without it nothing can be told about what \
+                 is freed",
+                function.name
+            );
+        }
+        for code in found {
+            let site = site::choose(&code.code, code.address, function.kind.arguments())
+                .with_context(|| format!("failed to place a probe in `{}` of `{path}`", code.name))?;
+            let offset = code.offset + site.offset;
+            // Aliases (cfree is free in glibc) share their code, and one probe serves both.
+            if taken.insert(offset) {
+                points.push(Point { function, offset, site });
+            }
+        }
+    }
+    Ok(points)
+}

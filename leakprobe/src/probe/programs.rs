@@ -1,0 +1,227 @@
+//! Loads the BPF programs and attaches them to the planned points, for one process only.
+//!
+//! Attaching is all or nothing: nothing is recorded before every probe is in place, and an error
+//! on the way takes back what was placed. The kernel removes the probes by itself when leakprobe
+//! ends, however it ends, since they belong to its file descriptors.
+
+use std::fs;
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{Array, MapData, RingBuf};
+use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use aya::programs::{RawTracePoint, UProbe};
+use aya::{Ebpf, EbpfLoader};
+use leakprobe_common::Control;
+
+use super::plan::Point;
+use crate::target::{Allocator, Process};
+
+/// The compiled kernel side.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LEAKPROBE_BPF_OBJECT"));
+
+/// What is recorded, at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Live blocks.
+    pub max_live: u32,
+    /// Smallest block recorded, in bytes.
+    pub min_size: u64,
+    /// Largest block recorded, in bytes.
+    pub max_size: u64,
+}
+
+/// The loaded programs and their links.
+pub struct Probes {
+    ebpf: Ebpf,
+    control: Array<MapData, u64>,
+    links: Vec<UProbeLink>,
+}
+
+/// Levels of `aya_log`: 0 is silence, 4 is debug.
+const LOG_DEBUG: u8 = 4;
+
+impl Probes {
+    /// Loads the programs for a process. Nothing is attached to it yet.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; for lack of permission with the capabilities to give.
+    pub fn load(process: &Process, limits: Limits, verbose: bool) -> Result<Self> {
+        let namespace = fs::metadata("/proc/self/ns/pid")
+            .context("failed to look up our own PID namespace in /proc/self/ns/pid")?;
+        // The kernel keeps 12 bits of major and 20 bits of minor number.
+        let device = u64::from(libc::major(namespace.dev())) << 20
+            | u64::from(libc::minor(namespace.dev()));
+        let inode = namespace.ino();
+        let pid = process.pid();
+        let log_level = if verbose { LOG_DEBUG } else { 0 };
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("BLOCKS", limits.max_live)
+            .override_global("MIN_SIZE", &limits.min_size, true)
+            .override_global("MAX_SIZE", &limits.max_size, true)
+            .override_global("TARGET_PID", &pid, true)
+            .override_global("PID_NS_DEVICE", &device, true)
+            .override_global("PID_NS_INODE", &inode, true)
+            .override_global("AYA_LOG_LEVEL", &log_level, true)
+            .load(OBJECT)
+            .map_err(explain_permission)
+            .context("failed to load the BPF object")?;
+        let control = ebpf.take_map("CONTROL").context("the BPF object has no map CONTROL")?;
+        let control = Array::try_from(control)?;
+        for name in ["signal_deliver", "process_exec", "thread_exit"] {
+            let program: &mut RawTracePoint = program(&mut ebpf, name)?;
+            program
+                .load()
+                .map_err(explain_permission)
+                .with_context(|| format!("failed to load the program `{name}`"))?;
+            let tracepoint = match name {
+                "signal_deliver" => "signal_deliver",
+                "process_exec" => "sched_process_exec",
+                _ => "sched_process_exit",
+            };
+            program
+                .attach(tracepoint)
+                .with_context(|| format!("failed to attach to the tracepoint `{tracepoint}`"))?;
+        }
+        Ok(Self { ebpf, control, links: Vec::new() })
+    }
+
+    /// Places probes in an allocator, for the process only. Probes placed earlier stay.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be placed; those placed before it are taken back.
+    pub fn attach(&mut self, process: &Process, allocator: &Allocator, points: &[Point]) -> Result<()> {
+        // The open file is the mapped one, whatever its path leads to by now.
+        let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
+        let pid = NonZeroU32::new(process.pid()).context("0 is no PID")?;
+        let mut links = Vec::new();
+        for point in points {
+            let kind = point.function.kind;
+            // The return first: a call that is entered in between is not followed.
+            for name in kind.return_program().into_iter().chain([kind.entry_program()]) {
+                let program: &mut UProbe = program(&mut self.ebpf, name)?;
+                if program.fd().is_err() {
+                    program
+                        .load()
+                        .map_err(explain_permission)
+                        .with_context(|| format!("failed to load the program `{name}`"))?;
+                }
+                let link = program
+                    .attach(point.offset, &file, UProbeScope::OneProcess(pid))
+                    .and_then(|id| program.take_link(id))
+                    .map_err(explain_permission)
+                    .with_context(|| {
+                        format!(
+                            "failed to place a probe on `{}` in `{}` of `{}`",
+                            point.site.instruction,
+                            point.function.name,
+                            allocator.object().path()
+                        )
+                    })?;
+                links.push(link);
+            }
+        }
+        if process.has_ended() {
+            return Err(anyhow!("process {} ended while it was being attached to", process.pid()));
+        }
+        self.links.append(&mut links);
+        Ok(())
+    }
+
+    /// Starts or stops recording, at once for all probes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn record(&mut self, active: bool) -> Result<()> {
+        self.set(Control::Active, u64::from(active))
+    }
+
+    /// Tells the programs where the kernel's return trampoline is in the target.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_trampoline(&mut self, address: u64) -> Result<()> {
+        self.set(Control::Trampoline, address)
+    }
+
+    /// Number of the target's address space: how often it has executed a new program.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the look-up.
+    pub fn space(&self) -> Result<u64> {
+        Ok(self.control.get(&(Control::Space as u32), 0)?)
+    }
+
+    fn set(&mut self, which: Control, value: u64) -> Result<()> {
+        self.control
+            .set(which as u32, value, 0)
+            .with_context(|| format!("failed to set the switch {which:?} of the BPF programs"))
+    }
+
+    /// The ring buffer of events; can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// If it was taken before.
+    pub fn events(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// The loaded object, for its log and its maps.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Probes in place.
+    pub fn placed(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Removes the probes. The kernel waits for each until no CPU runs it, so they go in parallel.
+    pub fn detach(&mut self) {
+        let links = std::mem::take(&mut self.links);
+        std::thread::scope(|scope| {
+            for link in links {
+                scope.spawn(move || drop(link));
+            }
+        });
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program `{name}`"))?;
+    Ok(program.try_into()?)
+}
+
+/// Adds to a refusal what would lift it.
+fn explain_permission<E>(error: E) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let mut source: Option<&dyn std::error::Error> = Some(&error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return anyhow::Error::new(error).context(
+                "the kernel denied permission: run leakprobe as root, or give it CAP_BPF, \
+                 CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN (`leakprobe doctor` tells which)",
+            );
+        }
+        source = cause.source();
+    }
+    anyhow::Error::new(error)
+}

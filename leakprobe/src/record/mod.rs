@@ -1,0 +1,105 @@
+//! `leakprobe --pid PID` and `leakprobe -- COMMAND`: the whole pipeline on one screen.
+
+mod command;
+mod progress;
+mod session;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cli::{self, Config, Output, Source, StdoutFormat};
+use crate::report::{self, Format};
+use crate::symbolize::Profile;
+use crate::target::Process;
+use command::Command;
+use progress::Progress;
+use session::Session;
+
+/// Records a process and writes its reports. The exit code is 0, or the command's own if that was
+/// asked for.
+///
+/// # Errors
+///
+/// One sentence on what could not be done and what to do about it. No report is written then.
+pub async fn run(config: &Config) -> Result<ExitCode> {
+    cli::check_outputs(&config.outputs)?;
+    let mut command = match &config.source {
+        Source::Pid(_) => None,
+        Source::Command { argv, user, .. } => Some(Command::start(argv, user.as_deref())?),
+    };
+    let process = match &config.source {
+        Source::Pid(pid) => Process::open(*pid)?,
+        Source::Command { .. } => Process::open(command.as_ref().map_or(0, Command::pid))?,
+    };
+    let outputs = match config.outputs.as_slice() {
+        [] => vec![Output::default_for(process.pid())],
+        outputs => outputs.to_vec(),
+    };
+    cli::check_outputs(&outputs)?;
+
+    let mut progress = Progress::new(config.quiet);
+    let mut session = Session::attach(process, command.as_mut(), config)?;
+    progress.attached(&session);
+    session.record(config, &mut progress, &mut print_interval).await?;
+    let profile = session.finish(config.min_age.unwrap_or_default())?;
+    progress.clear();
+
+    for output in &outputs {
+        write(&profile, output)?;
+        progress.say(&format!("wrote {}", output.path.display()));
+    }
+    print(&profile, config)?;
+    match (command, &config.source) {
+        (Some(command), Source::Command { pass_exit_status: true, .. }) => command.wait(),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn write(profile: &Profile, output: &Output) -> Result<()> {
+    cli::write_atomically(&output.path, |out| match output.format {
+        Format::Svg => report::svg::write(profile, out),
+        Format::Folded => report::folded::write(profile, out),
+        Format::Json => report::json::write(profile, out),
+        Format::Text => report::text::write(profile, &report::text::Options::default(), out),
+    })
+}
+
+fn print(profile: &Profile, config: &Config) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match config.stdout_format {
+        StdoutFormat::Json => report::json::write(profile, &mut out),
+        StdoutFormat::Text => report::text::write(profile, &text_options(config), &mut out),
+    }
+    .and_then(|()| out.flush())
+    .or_else(ignore_closed)
+    .context("failed to write the report to stdout")
+}
+
+fn print_interval(profile: &Profile, config: &Config, elapsed: Duration) -> Result<()> {
+    if config.quiet || config.stdout_format == StdoutFormat::Json {
+        return Ok(()); // one JSON document, not several
+    }
+    let mut out = io::stdout().lock();
+    report::text::write_top(profile, elapsed, &text_options(config), &mut out)
+        .and_then(|()| out.flush())
+        .or_else(ignore_closed)
+        .context("failed to write to stdout")
+}
+
+fn text_options(config: &Config) -> report::text::Options {
+    report::text::Options {
+        top: config.top,
+        color: config.color.enabled(io::stdout().is_terminal()),
+    }
+}
+
+/// A reader that went away (`| head`) is no failure.
+fn ignore_closed(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    }
+}

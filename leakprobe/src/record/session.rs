@@ -1,0 +1,337 @@
+//! One recording: from the attach to the final profile.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::command::Command;
+use super::progress::Progress;
+use crate::cli::Config;
+use crate::probe::{Limits, Probes, functions, plan};
+use crate::snapshot::{Event, Maps, Stacks};
+use crate::symbolize::{Header, Names, Profile, profile};
+use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
+
+/// Between looks for the allocator of a program that the target has just executed.
+const SEARCH: Duration = Duration::from_millis(1);
+
+/// How long a new program may take until its allocator is mapped.
+const SEARCH_LIMIT: Duration = Duration::from_secs(10);
+
+/// A recording that goes on.
+pub struct Session {
+    process: Process,
+    target: TargetInfo,
+    allocator: Allocator,
+    points: usize,
+    probes: Probes,
+    events: AsyncFd<RingBuf<MapData>>,
+    maps: Maps,
+    stacks: Stacks,
+    names: Names,
+    space: u64,
+    began: Instant,
+    attach_time: Duration,
+    trampoline: Option<u64>,
+    searching: Option<Search>,
+    losses: BTreeMap<String, u64>,
+    notes: Vec<String>,
+}
+
+/// The look for the allocator of a new program.
+struct Search {
+    since: Instant,
+    by_main_thread: bool,
+}
+
+/// How an interval's profile is printed.
+pub type Print<'a> = dyn FnMut(&Profile, &Config, Duration) -> Result<()> + 'a;
+
+impl Session {
+    /// Attaches to a process; a command is let run once everything is in place.
+    ///
+    /// # Errors
+    ///
+    /// If there is no allocator, or a probe cannot be placed. Nothing stays behind then.
+    pub fn attach(process: Process, command: Option<&mut Command>, config: &Config) -> Result<Self> {
+        let start = Instant::now();
+        let names = functions::names();
+        let mut command = command;
+        let allocator = match &mut command {
+            None => Allocator::find(&process, &names)?,
+            Some(command) => command.run_to_allocator(&process, &names)?,
+        };
+        let points = plan::points(&allocator)?;
+        let limits = Limits {
+            max_live: config.max_live,
+            min_size: config.min_size,
+            max_size: config.max_size,
+        };
+        let mut probes = Probes::load(&process, limits, config.verbose)?;
+        let maps = Maps::take(probes.ebpf())?;
+        let events = AsyncFd::new(probes.events()?).context("failed to watch the ring buffer")?;
+        if config.verbose {
+            log_from_kernel(&mut probes)?;
+        }
+        probes.attach(&process, &allocator, &points)?;
+        let mut stacks = Stacks::default();
+        stacks.refresh(process.pid());
+        probes.record(true)?;
+        let began = Instant::now();
+        if let Some(command) = command {
+            command.release()?;
+        }
+        let mut session = Self {
+            target: process.info(),
+            points: points.len(),
+            process,
+            allocator,
+            probes,
+            events,
+            maps,
+            stacks,
+            names: Names::default(),
+            space: 0,
+            began,
+            attach_time: start.elapsed(),
+            trampoline: None,
+            searching: None,
+            losses: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        session.note_others();
+        Ok(session)
+    }
+
+    /// The process.
+    pub fn target(&self) -> &TargetInfo {
+        &self.target
+    }
+
+    /// What is probed.
+    pub fn allocator(&self) -> AllocatorInfo {
+        self.allocator.info()
+    }
+
+    /// Probes in place.
+    pub fn probes(&self) -> usize {
+        self.probes.placed()
+    }
+
+    /// Functions that are probed.
+    pub fn functions(&self) -> usize {
+        self.points
+    }
+
+    /// How long attaching took.
+    pub fn attach_time(&self) -> Duration {
+        self.attach_time
+    }
+
+    /// Records until the duration is over, a signal asks to stop, or the target ends.
+    ///
+    /// # Errors
+    ///
+    /// If the maps cannot be read or something cannot be printed.
+    pub async fn record(
+        &mut self,
+        config: &Config,
+        progress: &mut Progress,
+        print: &mut Print<'_>,
+    ) -> Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
+        let ended = AsyncFd::new(self.process.pidfd().try_clone_to_owned()?)
+            .context("failed to watch for the end of the target")?;
+        let mut seconds = interval(Duration::from_secs(1));
+        let mut prints = interval(config.interval);
+        prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        prints.tick().await; // the first is at once
+        let deadline = config.duration.map(|duration| self.began + duration);
+        loop {
+            let deadline = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let search = async {
+                match self.searching {
+                    Some(_) => sleep(SEARCH).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = ended.readable() => {
+                    progress.say(&format!("process {} has ended", self.target.pid));
+                    return Ok(());
+                }
+                () = deadline => return Ok(()),
+                () = search => self.search_allocator(progress)?,
+                guard = self.events.readable() => {
+                    guard.context("failed to watch the ring buffer")?.clear_ready();
+                    self.drain(progress)?;
+                }
+                _ = seconds.tick() => {
+                    let totals = self.maps.totals(self.space)?.totals;
+                    progress.status(self.began.elapsed(), &totals);
+                }
+                _ = prints.tick() => {
+                    progress.clear();
+                    let elapsed = self.began.elapsed();
+                    let profile = self.profile(config.min_age, config.top)?;
+                    print(&profile, config, elapsed)?;
+                }
+            }
+        }
+    }
+
+    /// Takes in what the kernel side announced.
+    fn drain(&mut self, progress: &mut Progress) -> Result<()> {
+        let mut exec = None;
+        while let Some(record) = self.events.get_mut().next() {
+            match Event::parse(&record) {
+                Some(Event::Stack { key, addresses, cut: _ }) if key.space == self.space => {
+                    self.stacks.add(key, addresses);
+                }
+                Some(Event::Stack { .. }) => {} // of a program that is gone
+                Some(Event::Exec { space, by_main_thread }) => {
+                    self.space = space;
+                    exec = Some(by_main_thread);
+                }
+                None => {
+                    *self.losses.entry("unreadable_events".to_owned()).or_default() += 1;
+                }
+            }
+        }
+        if let Some(by_main_thread) = exec {
+            self.start_over(by_main_thread, progress)?;
+        }
+        self.stacks.locate(self.process.pid());
+        if self.trampoline != self.stacks.trampoline()
+            && let Some(address) = self.stacks.trampoline()
+        {
+            self.trampoline = Some(address);
+            self.probes.set_trampoline(address)?;
+        }
+        Ok(())
+    }
+
+    /// The target executed another program: its blocks are gone, its allocator may be another.
+    fn start_over(&mut self, by_main_thread: bool, progress: &mut Progress) -> Result<()> {
+        let before = self.maps.totals(self.space - 1)?.totals;
+        self.target = self.process.info();
+        self.trampoline = None;
+        self.stacks.start_over(self.process.pid());
+        let comm = crate::report::escape::visible(&self.target.comm);
+        let note = format!(
+            "the target executed `{comm}` {:.1} s after the attach; figures are of that program \
+             alone, the one before it ended with {} bytes live in {} blocks",
+            self.began.elapsed().as_secs_f64(),
+            before.live_bytes,
+            before.live_count,
+        );
+        progress.say(&note);
+        self.notes.push(note);
+        self.searching = Some(Search { since: Instant::now(), by_main_thread });
+        self.search_allocator(progress)
+    }
+
+    /// Looks for the allocator of the program that the target executed, and probes it.
+    fn search_allocator(&mut self, progress: &mut Progress) -> Result<()> {
+        let Some(Search { since, by_main_thread }) = self.searching else { return Ok(()) };
+        // An error means that the target has ended meanwhile, which is seen elsewhere.
+        let Ok(found) = Allocator::search(&self.process, &functions::names()) else {
+            self.searching = None;
+            return Ok(());
+        };
+        let Some(allocator) = found else {
+            if since.elapsed() > SEARCH_LIMIT {
+                self.searching = None;
+                *self.losses.entry("program_without_allocator".to_owned()).or_default() += 1;
+            }
+            return Ok(());
+        };
+        self.searching = None;
+        self.stacks.refresh(self.process.pid());
+        if by_main_thread && allocator.identity() == self.allocator.identity() {
+            return Ok(()); // the same file: the probes are in place already
+        }
+        self.probes.detach();
+        let points = plan::points(&allocator)?;
+        self.probes.attach(&self.process, &allocator, &points)?;
+        *self.losses.entry("exec_gap".to_owned()).or_default() += 1;
+        let note = format!(
+            "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
+            crate::report::escape::visible(allocator.object().path()),
+            since.elapsed().as_millis().max(1),
+        );
+        progress.say(&note);
+        self.notes.push(note);
+        (self.allocator, self.points) = (allocator, points.len());
+        self.note_others();
+        Ok(())
+    }
+
+    fn note_others(&mut self) {
+        for path in self.allocator.others() {
+            self.notes.push(format!("`{path}` defines malloc too, and is not probed"));
+        }
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            target: self.target.clone(),
+            allocator: self.allocator.info(),
+            duration: self.began.elapsed(),
+            losses: self.losses.clone(),
+            notes: self.notes.clone(),
+        }
+    }
+
+    fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
+        let mut snapshot = match min_age {
+            None => self.maps.totals(self.space)?,
+            Some(min_age) => self.maps.blocks(self.space, min_age)?,
+        };
+        snapshot.unbalanced = 0; // the target runs on while the maps are read
+        Ok(profile(self.header(), &snapshot, &self.stacks, &mut self.names, top))
+    }
+
+    /// Stops recording, takes the probes away, and makes the final profile.
+    ///
+    /// # Errors
+    ///
+    /// If the maps cannot be read.
+    pub fn finish(mut self, min_age: Duration) -> Result<Profile> {
+        self.probes.record(false)?;
+        let header = Header { duration: self.began.elapsed(), ..self.header() };
+        // Once no probe runs any more the maps stand still.
+        self.probes.detach();
+        self.drain(&mut Progress::new(true))?;
+        let snapshot = self.maps.blocks(self.space, min_age)?;
+        Ok(profile(header, &snapshot, &self.stacks, &mut self.names, usize::MAX))
+    }
+}
+
+/// Prints the kernel side's log lines through `log`, in a task of their own.
+fn log_from_kernel(probes: &mut Probes) -> Result<()> {
+    let logger = aya_log::EbpfLogger::init(probes.ebpf())
+        .context("failed to set up the log of the kernel side")?;
+    let mut logger = AsyncFd::new(logger).context("failed to watch the kernel side's log")?;
+    tokio::task::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+    Ok(())
+}

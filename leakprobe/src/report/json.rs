@@ -1,0 +1,55 @@
+//! The whole profile for programs, as docs/json.md describes it. The shape is that of the types of
+//! [`crate::symbolize`]; nothing is renamed or left out here.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
+
+use crate::symbolize::Profile;
+
+/// Writes one JSON document on one line.
+///
+/// Errors: only those of `out`.
+pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
+    profile.serialize(&mut Serializer::with_formatter(&mut *out, Visible))?;
+    out.write_all(b"\n")
+}
+
+/// Compact JSON, with the control characters that JSON lets through (DEL and C1, which terminals
+/// obey) written as `\u` escapes, so that it can be looked at.
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        text: &str,
+    ) -> io::Result<()> {
+        let mut rest = text;
+        while let Some(at) = rest.find(|c: char| c.is_control()) {
+            out.write_all(&rest.as_bytes()[..at])?;
+            let mut tail = rest[at..].chars();
+            if let Some(control) = tail.next() {
+                write!(out, "\\u{:04x}", u32::from(control))?;
+            }
+            rest = tail.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn golden() {
+        let mut json = Vec::new();
+        write(&sample::profile(), &mut json).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        insta::assert_snapshot!(serde_json::to_string_pretty(&value).unwrap());
+    }
+}

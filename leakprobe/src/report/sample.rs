@@ -1,0 +1,188 @@
+//! Profiles for tests: one like those of a Node service, and small ones made of names.
+
+use std::collections::BTreeMap;
+
+use crate::snapshot::{Evidence, Totals, Verdict};
+use crate::symbolize::{Frame, Profile, Stack};
+use crate::target::{AllocatorInfo, TargetInfo};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A profile of stacks, leaf first, of functions without anything else, and their live bytes.
+pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
+    let stacks: Vec<_> = stacks
+        .iter()
+        .map(|(names, bytes)| {
+            let frame = |name: &&str| Frame {
+                function: Some(name.to_string()),
+                ..Frame::default()
+            };
+            stack(
+                [*bytes, *bytes / 16, *bytes, *bytes / 16],
+                names.iter().map(frame).collect(),
+            )
+        })
+        .collect();
+    Profile {
+        schema: 1,
+        target: TargetInfo {
+            pid: 1234,
+            ns_pid: 1234,
+            comm: "sample".to_string(),
+            exe: None,
+            start_time: 1,
+        },
+        duration_ns: 30 * SECOND,
+        allocator: AllocatorInfo {
+            name: "glibc".to_string(),
+            path: "/lib/x86_64-linux-gnu/libc.so.6".to_string(),
+        },
+        totals: sum(&stacks),
+        evidence: Evidence {
+            verdict: Verdict::Complete,
+            losses: BTreeMap::new(),
+            notes: Vec::new(),
+        },
+        stacks,
+    }
+}
+
+/// A profile as of a Node service in a container, with everything a profile can have.
+pub fn profile() -> Profile {
+    let leak = vec![
+        inlined(
+            "v8::ArrayBuffer::Allocator::Allocate(unsigned long)",
+            "/home/build/node/deps/v8/src/api/api.cc",
+            387,
+        ),
+        at(
+            "node::NodeArrayBufferAllocator::AllocateUninitialized(unsigned long)",
+            "node",
+            0xc1_80ee,
+            Some(("../src/api/environment.cc", 112)),
+        ),
+        at(
+            "v8::internal::(anonymous namespace)::TryAllocateBackingStore(v8::internal::Isolate*, unsigned long, v8::internal::SharedFlag)",
+            "node",
+            0x123_4567,
+            None,
+        ),
+        at(
+            "node::Buffer::New(node::Environment*, unsigned long)",
+            "node",
+            0xbd_0011,
+            Some(("../src/node_buffer.cc", 355)),
+        ),
+        at("Builtins_CallApiCallback", "node", 0x1a0_0d2b, None),
+        at("LazyCompile:*handle /app/server.js:12", "", 0, None),
+        at(
+            "node::SpinEventLoopInternal(node::Environment*)",
+            "node",
+            0xb6_1234,
+            Some(("../src/api/embed_helpers.cc", 41)),
+        ),
+        at("main", "node", 0x9f_0a10, Some(("../src/node_main.cc", 97))),
+        at("", "ld-musl-x86_64.so.1", 0x1_c9f1, None),
+    ];
+    let cache = vec![
+        at("sqlite3MemMalloc", "better_sqlite3.node", 0x1_f00d, None),
+        at("", "better_sqlite3.node", 0x4_2001, None),
+        at(
+            "uv__run_timers",
+            "node",
+            0x18_2233,
+            Some(("../deps/uv/src/timer.c", 194)),
+        ),
+        at("main", "node", 0x9f_0a10, Some(("../src/node_main.cc", 97))),
+    ];
+    let freed = vec![
+        at("strdup", "ld-musl-x86_64.so.1", 0x6_0123, None),
+        Frame::default(),
+    ];
+    let mut stacks = vec![
+        stack([37_119_590, 1000, 37_753_344, 1010], leak),
+        stack([1_048_576, 1, 1_048_576, 1], cache),
+        stack([160, 10, 160, 10], vec![Frame::default()]),
+        stack([0, 0, 1_288_490_188, 5_122_420], freed),
+    ];
+    stacks[1].newest_ns = stacks[1].oldest_ns;
+    let mut profile = of_stacks(&[]);
+    profile.target = TargetInfo {
+        pid: 12_345,
+        ns_pid: 7,
+        comm: "node".to_string(),
+        exe: Some("/usr/local/bin/node".to_string()),
+        start_time: 8_812_345,
+    };
+    profile.allocator = AllocatorInfo {
+        name: "musl".to_string(),
+        path: "/lib/ld-musl-x86_64.so.1".to_string(),
+    };
+    profile.duration_ns = 90 * SECOND;
+    profile.totals = sum(&stacks);
+    profile.stacks = stacks;
+    profile.evidence = Evidence {
+        verdict: Verdict::Partial,
+        losses: [
+            ("unknown_frees", 14_020),
+            ("blocks_full", 1234),
+            ("missed_frees", 3),
+        ]
+        .map(|(name, count)| (name.to_string(), count))
+        .into(),
+        notes: vec!["the process ended while it was watched (exit status 0)".to_string()],
+    };
+    profile
+}
+
+/// A stack of live bytes, live blocks, allocated bytes and allocated blocks; the rest was freed.
+fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
+    let [live_bytes, live_count, allocated_bytes, allocated_count] = figures;
+    let age = |seconds| (live_count > 0).then_some(seconds * SECOND);
+    Stack {
+        totals: Totals {
+            live_bytes,
+            live_count,
+            allocated_bytes,
+            allocated_count,
+            freed_bytes: allocated_bytes - live_bytes,
+            freed_count: allocated_count - live_count,
+        },
+        oldest_ns: age(72),
+        newest_ns: age(2),
+        frames,
+    }
+}
+
+fn sum(stacks: &[Stack]) -> Totals {
+    let mut sum = Totals::default();
+    for Stack { totals, .. } in stacks {
+        sum.live_bytes += totals.live_bytes;
+        sum.live_count += totals.live_count;
+        sum.allocated_bytes += totals.allocated_bytes;
+        sum.allocated_count += totals.allocated_count;
+        sum.freed_bytes += totals.freed_bytes;
+        sum.freed_count += totals.freed_count;
+    }
+    sum
+}
+
+/// A frame; what is empty is absent.
+fn at(function: &str, module: &str, offset: u64, source: Option<(&str, u32)>) -> Frame {
+    let present = |text: &str| (!text.is_empty()).then(|| text.to_string());
+    Frame {
+        function: present(function),
+        module: present(module),
+        offset: present(module).map(|_| offset),
+        file: source.map(|(file, _)| file.to_string()),
+        line: source.map(|(_, line)| line),
+        inlined: false,
+    }
+}
+
+fn inlined(function: &str, file: &str, line: u32) -> Frame {
+    Frame {
+        inlined: true,
+        ..at(function, "node", 0xc1_80ee, Some((file, line)))
+    }
+}

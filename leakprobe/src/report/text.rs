@@ -1,0 +1,115 @@
+//! For people: what a terminal shows at the end of a recording, and the shorter form that is printed
+//! while it lasts.
+
+mod stacks;
+mod style;
+
+use std::io::{self, Write};
+
+use self::style::Styles;
+use super::escape::{shorten, shorten_path, visible};
+use super::{Options, human, words};
+use crate::snapshot::Verdict;
+use crate::symbolize::Profile;
+
+/// Writes the report: the target, the totals, what was lost, and the top stacks.
+///
+/// Errors: only those of `out`.
+pub fn write(profile: &Profile, options: Options, out: &mut dyn Write) -> io::Result<()> {
+    let styles = Styles::new(options.color);
+    write_target(profile, &styles, out)?;
+    write_totals(profile, &styles, out)?;
+    write_evidence(profile, &styles, out)?;
+    stacks::write(profile, options, &styles, out)
+}
+
+/// Writes the time, the totals, and one line for each of the top stacks.
+///
+/// Errors: only those of `out`.
+pub fn write_top(profile: &Profile, options: Options, out: &mut dyn Write) -> io::Result<()> {
+    let styles = Styles::new(options.color);
+    let Styles { bold, bad, .. } = styles;
+    let totals = &profile.totals;
+    let elapsed = human::duration(profile.duration_ns);
+    let live = words::live(totals);
+    let allocated = human::bytes(totals.allocated_bytes);
+    let freed = human::bytes(totals.freed_bytes);
+    write!(
+        out,
+        "{bold}[{elapsed}]{bold:#} {live}; allocated {allocated}, freed {freed}"
+    )?;
+    match profile.evidence.verdict {
+        Verdict::Complete => writeln!(out)?,
+        Verdict::Partial => writeln!(out, "; {bad}PARTIAL{bad:#}")?,
+    }
+    stacks::write_brief(profile, options, &styles, out)
+}
+
+/// Who was watched, for how long, and what was probed.
+fn write_target(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::Result<()> {
+    let Styles { bold, dim, .. } = styles;
+    let target = &profile.target;
+    let (comm, pid) = (words::comm(target), words::pid(target));
+    let duration = human::duration(profile.duration_ns);
+    writeln!(out, "{bold}{comm}{bold:#}, {pid}, watched for {duration}")?;
+    let exe = visible(target.exe.as_deref().unwrap_or("executable not known"));
+    let allocator = visible(&profile.allocator.name);
+    let path = visible(&profile.allocator.path);
+    writeln!(
+        out,
+        "{dim}{}, allocator {} ({}){dim:#}\n",
+        shorten_path(&exe, 50),
+        shorten(&allocator, 30),
+        shorten_path(&path, 50)
+    )
+}
+
+/// Live, allocated and freed, one below the other.
+fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::Result<()> {
+    let bytes = styles.bytes;
+    let totals = &profile.totals;
+    let rows = [
+        ("live", totals.live_bytes, totals.live_count),
+        ("allocated", totals.allocated_bytes, totals.allocated_count),
+        ("freed", totals.freed_bytes, totals.freed_count),
+    ];
+    let counts = rows.map(|(_, _, count)| human::count(count));
+    let width = counts.iter().map(String::len).max().unwrap_or(0);
+    for ((name, amount, count), digits) in rows.into_iter().zip(counts) {
+        let amount = human::bytes(amount);
+        let blocks = if count == 1 { "block" } else { "blocks" };
+        writeln!(
+            out,
+            "  {name:<9} {bytes}{amount:>10}{bytes:#} in {digits:>width$} {blocks}"
+        )?;
+    }
+    writeln!(out)
+}
+
+/// Complete or partial, and why.
+fn write_evidence(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::Result<()> {
+    let Styles { good, bad, dim, .. } = styles;
+    match profile.evidence.verdict {
+        Verdict::Complete => writeln!(out, "{good}COMPLETE{good:#}: nothing was lost")?,
+        Verdict::Partial => writeln!(
+            out,
+            "{bad}PARTIAL{bad:#}: not all that happened is in these figures"
+        )?,
+    }
+    for loss in words::losses(&profile.evidence) {
+        let style = if loss.is_loss { bad } else { dim };
+        let count = human::count(loss.count);
+        let name = shorten(&loss.name, 40);
+        match loss.meaning {
+            "" => writeln!(out, "  {style}{name} {count}{style:#}")?,
+            meaning => writeln!(out, "  {style}{name} {count}{style:#}: {meaning}")?,
+        }
+    }
+    for note in &profile.evidence.notes {
+        writeln!(out, "  note: {}", visible(note))?;
+    }
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests;

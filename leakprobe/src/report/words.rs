@@ -1,0 +1,106 @@
+//! Phrases that several formats share: what a frame is called, who the target is, what was lost.
+
+use leakprobe_common::Counter;
+
+use super::escape::{shorten, visible};
+use super::human;
+use crate::snapshot::{Evidence, Totals, Verdict};
+use crate::symbolize::{Frame, Profile};
+use crate::target::TargetInfo;
+
+/// What stands for a name that is not known.
+pub const UNKNOWN: &str = "[unknown]";
+
+/// What a frame is called: its function, else where it is. Safe to print.
+pub fn frame(frame: &Frame) -> String {
+    match (&frame.function, location(frame)) {
+        (Some(function), _) if !function.trim().is_empty() => visible(function.trim()).into_owned(),
+        (_, Some(location)) => location,
+        _ => UNKNOWN.to_string(),
+    }
+}
+
+/// Where a frame is: `module+0xoffset`. Safe to print.
+pub fn location(frame: &Frame) -> Option<String> {
+    let module = visible(frame.module.as_deref()?.trim());
+    match frame.offset {
+        Some(offset) => Some(format!("{module}+{offset:#x}")),
+        None => Some(module.into_owned()),
+    }
+}
+
+/// The name of the process. Safe to print.
+pub fn comm(target: &TargetInfo) -> String {
+    match target.comm.trim() {
+        "" => UNKNOWN.to_string(),
+        comm => shorten(&visible(comm), 64).into_owned(),
+    }
+}
+
+/// `pid 1234`, and the other one where the process sees another.
+pub fn pid(target: &TargetInfo) -> String {
+    match target {
+        TargetInfo { pid, ns_pid, .. } if pid != ns_pid => {
+            format!("pid {pid} ({ns_pid} in its own namespace)")
+        }
+        TargetInfo { pid, .. } => format!("pid {pid}"),
+    }
+}
+
+/// Live bytes and blocks.
+pub fn live(totals: &Totals) -> String {
+    format!(
+        "{} live in {}",
+        human::bytes(totals.live_bytes),
+        human::blocks(totals.live_count)
+    )
+}
+
+/// Why there is nothing to show, when no byte is live.
+pub fn nothing_live(profile: &Profile) -> &'static str {
+    let totals = &profile.totals;
+    let partial = profile.evidence.verdict == Verdict::Partial;
+    if totals.live_count > 0 {
+        "nothing live but blocks of zero bytes"
+    } else if totals.freed_count < totals.allocated_count {
+        "nothing live: no block that is not freed passes the filter"
+    } else if totals.allocated_count == 0 && !partial {
+        "nothing live: nothing was allocated while recording"
+    } else if partial {
+        "nothing live: every block that was recorded was freed, but not all were recorded"
+    } else {
+        "nothing live: every block allocated while recording was freed"
+    }
+}
+
+/// A counter above zero.
+pub struct Loss<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its count.
+    pub count: u64,
+    /// One sentence that says what is counted; empty for a counter that is not known here.
+    pub meaning: &'a str,
+    /// Whether it makes the result partial.
+    pub is_loss: bool,
+}
+
+/// All counters above zero, those that make the result partial first.
+pub fn losses(evidence: &Evidence) -> Vec<Loss<'_>> {
+    let mut losses: Vec<_> = evidence
+        .losses
+        .iter()
+        .map(|(name, &count)| {
+            let counter = Counter::ALL.iter().find(|counter| counter.name() == name);
+            Loss {
+                name: visible(name).into_owned(),
+                count,
+                meaning: counter.map_or("", |counter| counter.meaning()),
+                // Better one warning too many than one too few.
+                is_loss: counter.is_none_or(|counter| counter.is_loss()),
+            }
+        })
+        .collect();
+    losses.sort_by_key(|loss| !loss.is_loss);
+    losses
+}

@@ -1,0 +1,98 @@
+//! Reads whole hash maps with few system calls: aya reads one entry per call, which takes seconds
+//! for a million blocks.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use leakprobe_common::{Block, BlockKey, StackKey, StackTotals};
+
+/// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+
+/// Entries per system call to begin with. More than any bucket of a well-filled map holds.
+const ENTRIES: usize = 16 * 1024;
+
+/// The `batch` member of `union bpf_attr`.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Types whose every bit pattern is a value, and which have no padding.
+///
+/// # Safety
+///
+/// The kernel writes arbitrary bytes into them.
+pub unsafe trait Plain: Copy {}
+
+// SAFETY: all of them are `repr(C)` structures of u64.
+unsafe impl Plain for BlockKey {}
+// SAFETY: as above.
+unsafe impl Plain for Block {}
+// SAFETY: as above.
+unsafe impl Plain for StackKey {}
+// SAFETY: as above.
+unsafe impl Plain for StackTotals {}
+
+/// Calls `each` with every entry of a hash map. Entries that come or go meanwhile may be among
+/// them or not.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn for_each<K: Plain, V: Plain>(map: BorrowedFd<'_>, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+    let mut room = ENTRIES;
+    let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); room];
+    let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); room];
+    // For a hash map the kernel keeps a bucket number in these.
+    let (mut position, mut next) = (0u32, 0u32);
+    let mut first = true;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if first { 0 } else { &raw const position as u64 },
+            out_batch: &raw mut next as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attribute says how much room there is behind each pointer.
+        let status = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        let error = (status < 0).then(io::Error::last_os_error);
+        match error.as_ref().and_then(io::Error::raw_os_error) {
+            None if error.is_none() => {}
+            Some(libc::ENOENT) => {} // the last batch
+            Some(libc::ENOSPC) => {
+                // One bucket holds more than there is room for.
+                room *= 2;
+                keys.resize(room, MaybeUninit::uninit());
+                values.resize(room, MaybeUninit::uninit());
+                continue;
+            }
+            Some(libc::EINTR | libc::EAGAIN) => continue,
+            _ => return error.map_or(Ok(()), Err),
+        }
+        let count = (attr.count as usize).min(room);
+        for (key, value) in keys[..count].iter().zip(&values[..count]) {
+            // SAFETY: the kernel filled in the first `count` of both.
+            unsafe { each(key.assume_init_ref(), value.assume_init_ref()) };
+        }
+        if error.is_some() {
+            return Ok(());
+        }
+        position = next;
+        first = false;
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads the maps of the kernel side into a [`Snapshot`].
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData};
+use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Totals, batch};
+
+/// The maps to read.
+pub struct Maps {
+    blocks: MapData,
+    stacks: MapData,
+    counters: Array<MapData, u64>,
+}
+
+/// What one stack has allocated and what of it lives.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveStack {
+    /// Which stack.
+    pub key: StackKey,
+    /// Its bytes and blocks.
+    pub totals: Totals,
+    /// Ages of its oldest and newest live block in nanoseconds; only when blocks were read.
+    pub ages: Option<(u64, u64)>,
+}
+
+/// The maps' contents at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Stacks of the current address space, most live bytes first.
+    pub stacks: Vec<LiveStack>,
+    /// Their sum.
+    pub totals: Totals,
+    /// Counts by counter id.
+    pub counters: Vec<(Counter, u64)>,
+    /// Blocks that are on record but not in their stack's totals, or the other way round.
+    pub unbalanced: u64,
+}
+
+/// Live bytes and blocks of one stack, and when its oldest and newest block were given out.
+#[derive(Clone, Copy)]
+struct Live {
+    bytes: u64,
+    count: u64,
+    oldest: u64,
+    newest: u64,
+}
+
+impl Maps {
+    /// Takes the maps out of a loaded object.
+    ///
+    /// # Errors
+    ///
+    /// If the object is not ours.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let mut take = |name| {
+            ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"))
+        };
+        let (Map::HashMap(blocks), Map::HashMap(stacks)) = (take("BLOCKS")?, take("STACKS")?) else {
+            bail!("BLOCKS and STACKS of the BPF object are no hash maps");
+        };
+        Ok(Self { blocks, stacks, counters: take("COUNTERS")?.try_into()? })
+    }
+
+    /// Reads totals by stack only: quick, however many blocks live.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn totals(&self, space: u64) -> Result<Snapshot> {
+        let mut snapshot = Snapshot { counters: self.counters()?, ..Snapshot::default() };
+        batch::for_each(self.stacks.fd().as_fd(), |key: &StackKey, totals: &StackTotals| {
+            if key.space == space {
+                let totals = Totals {
+                    live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
+                    live_count: totals.allocated_count.saturating_sub(totals.freed_count),
+                    allocated_bytes: totals.allocated_bytes,
+                    allocated_count: totals.allocated_count,
+                    freed_bytes: totals.freed_bytes,
+                    freed_count: totals.freed_count,
+                };
+                snapshot.totals += totals;
+                snapshot.stacks.push(LiveStack { key: *key, totals, ages: None });
+            }
+        })
+        .context("failed to read the map of stacks")?;
+        sort(&mut snapshot.stacks);
+        Ok(snapshot)
+    }
+
+    /// Reads every live block as well: exact ages, and a check of the totals against them. Live
+    /// figures count blocks of at least `min_age` only.
+    ///
+    /// # Errors
+    ///
+    /// If a map cannot be read.
+    pub fn blocks(&self, space: u64, min_age: Duration) -> Result<Snapshot> {
+        let now = now()?;
+        let latest = now.saturating_sub(min_age.as_nanos() as u64);
+        let mut live: HashMap<u64, Live> = HashMap::new();
+        let mut young: HashMap<u64, u64> = HashMap::new();
+        batch::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
+            if key.space != space {
+                return;
+            }
+            if block.time > latest && !min_age.is_zero() {
+                *young.entry(block.stack).or_default() += 1;
+                return;
+            }
+            let stack = live.entry(block.stack).or_insert(Live {
+                bytes: 0,
+                count: 0,
+                oldest: u64::MAX,
+                newest: 0,
+            });
+            stack.bytes += block.size;
+            stack.count += 1;
+            stack.oldest = stack.oldest.min(block.time);
+            stack.newest = stack.newest.max(block.time);
+        })
+        .context("failed to read the map of live blocks")?;
+
+        let mut snapshot = self.totals(space)?;
+        snapshot.totals.live_bytes = 0;
+        snapshot.totals.live_count = 0;
+        for stack in &mut snapshot.stacks {
+            let by_totals = stack.totals.live_count;
+            let counted = live.get(&stack.key.id);
+            let by_blocks = counted.map_or(0, |live| live.count)
+                + young.get(&stack.key.id).copied().unwrap_or(0);
+            snapshot.unbalanced += by_totals.abs_diff(by_blocks);
+            stack.totals.live_bytes = counted.map_or(0, |live| live.bytes);
+            stack.totals.live_count = counted.map_or(0, |live| live.count);
+            stack.ages = counted
+                .map(|live| (now.saturating_sub(live.oldest), now.saturating_sub(live.newest)));
+            snapshot.totals.live_bytes += stack.totals.live_bytes;
+            snapshot.totals.live_count += stack.totals.live_count;
+        }
+        sort(&mut snapshot.stacks);
+        Ok(snapshot)
+    }
+
+    fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+        Counter::ALL
+            .iter()
+            .map(|&counter| {
+                let count = self.counters.get(&(counter as u32), 0);
+                Ok((counter, count.context("failed to read the counters")?))
+            })
+            .collect()
+    }
+}
+
+/// Most live bytes first; the id makes the order the same every time.
+fn sort(stacks: &mut [LiveStack]) {
+    stacks.sort_unstable_by_key(|stack| {
+        (std::cmp::Reverse((stack.totals.live_bytes, stack.totals.allocated_bytes)), stack.key.id)
+    });
+}
+
+/// The clock of the kernel side: `bpf_ktime_get_ns` is `CLOCK_MONOTONIC`.
+fn now() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
+    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}

@@ -1,0 +1,88 @@
+//! The stacks seen so far: each address with the module it was in when it was seen.
+//!
+//! Addresses are located at once, while the target lives. Its mappings are read again only when
+//! an address is in none of the known ones, and not more often than every [`REFRESH`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leakprobe_common::StackKey;
+
+use crate::target::{Location, Mappings};
+
+/// How long known mappings are good enough although an address is in none of them. Walks by frame
+/// pointer end in nonsense now and then, which no mapping will ever hold.
+const REFRESH: Duration = Duration::from_millis(20);
+
+/// One frame, before it has a name.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Return address in the target.
+    pub address: u64,
+    /// Where the call before it is; `None` if no mapping was known to hold it.
+    pub location: Option<Location>,
+}
+
+/// Frames by stack.
+#[derive(Debug, Default)]
+pub struct Stacks {
+    frames: HashMap<StackKey, Arc<[Address]>>,
+    unlocated: Vec<(StackKey, Vec<u64>)>,
+    mappings: Mappings,
+    refreshed: Option<Instant>,
+}
+
+impl Stacks {
+    /// Adds a stack; it is located by the next [`Self::locate`].
+    pub fn add(&mut self, key: StackKey, addresses: Vec<u64>) {
+        self.unlocated.push((key, addresses));
+    }
+
+    /// Locates what was added since, in the mappings of the process `pid`.
+    pub fn locate(&mut self, pid: u32) {
+        if self.unlocated.is_empty() {
+            return;
+        }
+        let stale = self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
+        let unlocated = std::mem::take(&mut self.unlocated);
+        if stale && !unlocated.iter().all(|(_, addresses)| self.knows(addresses)) {
+            // An error means that the process is gone: what was known has to do.
+            let _ = self.mappings.refresh(pid);
+            self.refreshed = Some(Instant::now());
+        }
+        for (key, addresses) in unlocated {
+            let frames = addresses
+                .into_iter()
+                .map(|address| Address { address, location: self.mappings.locate(address - 1) })
+                .collect();
+            self.frames.insert(key, frames);
+        }
+    }
+
+    fn knows(&self, addresses: &[u64]) -> bool {
+        addresses.iter().all(|address| self.mappings.locate(address - 1).is_some())
+    }
+
+    /// Reads the mappings now, so that they are known should the process end soon.
+    pub fn refresh(&mut self, pid: u32) {
+        let _ = self.mappings.refresh(pid);
+        self.refreshed = Some(Instant::now());
+    }
+
+    /// Forgets the mappings: the process has a new address space.
+    pub fn start_over(&mut self, pid: u32) {
+        self.mappings = Mappings::default();
+        self.refresh(pid);
+    }
+
+    /// The frames of a stack; `None` if they did not arrive.
+    pub fn get(&self, key: &StackKey) -> Option<&Arc<[Address]>> {
+        self.frames.get(key)
+    }
+
+    /// Address of the kernel's return trampoline in the target, once known.
+    pub fn trampoline(&self) -> Option<u64> {
+        self.mappings.trampoline()
+    }
+}

@@ -1,0 +1,82 @@
+//! Puts a snapshot, its frames and their names together into what reports are made of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Names, Profile, Stack};
+use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
+use crate::target::{AllocatorInfo, TargetInfo};
+
+/// What a profile says besides its figures.
+#[derive(Clone, Debug)]
+pub struct Header {
+    /// The process.
+    pub target: TargetInfo,
+    /// What was probed.
+    pub allocator: AllocatorInfo,
+    /// From the first probe counting to the snapshot.
+    pub duration: Duration,
+    /// Losses known so far besides the kernel side's, by name.
+    pub losses: BTreeMap<String, u64>,
+    /// Sentences for a person.
+    pub notes: Vec<String>,
+}
+
+/// Makes a profile of the `top` stacks of a snapshot; all with `usize::MAX`. Totals and evidence
+/// are those of the whole snapshot.
+pub fn profile(
+    header: Header,
+    snapshot: &Snapshot,
+    stacks: &Stacks,
+    names: &mut Names,
+    top: usize,
+) -> Profile {
+    let shown = &snapshot.stacks[..top.min(snapshot.stacks.len())];
+    names.learn(shown.iter().filter_map(|stack| stacks.get(&stack.key)).flat_map(|frames| &**frames));
+
+    let mut without_frames = 0;
+    let shown = shown
+        .iter()
+        .map(|stack| {
+            let addresses = stacks.get(&stack.key);
+            without_frames += u64::from(addresses.is_none());
+            Stack {
+                totals: stack.totals,
+                oldest_ns: stack.ages.map(|(oldest, _)| oldest),
+                newest_ns: stack.ages.map(|(_, newest)| newest),
+                frames: addresses
+                    .into_iter()
+                    .flat_map(|addresses| addresses.iter())
+                    .flat_map(|address| names.get(address).to_vec())
+                    .collect(),
+            }
+        })
+        .collect();
+
+    let Header { target, allocator, duration, mut losses, mut notes } = header;
+    let mut lose = |name: &str, count: u64| {
+        if count > 0 {
+            *losses.entry(name.to_owned()).or_default() += count;
+        }
+    };
+    for &(counter, count) in &snapshot.counters {
+        if counter.is_loss() {
+            lose(counter.name(), count);
+        } else if count > 0 {
+            notes.push(format!("{}: {count} {}", counter.name(), counter.meaning()));
+        }
+    }
+    lose("unbalanced_blocks", snapshot.unbalanced);
+    lose("stacks_without_frames", without_frames);
+    notes.extend(names.failures().map(|(path, why)| format!("no names from `{path}`: {why}")));
+    let verdict = if losses.is_empty() { Verdict::Complete } else { Verdict::Partial };
+    Profile {
+        schema: 1,
+        target,
+        duration_ns: duration.as_nanos() as u64,
+        allocator,
+        totals: snapshot.totals,
+        evidence: Evidence { verdict, losses, notes },
+        stacks: shown,
+    }
+}

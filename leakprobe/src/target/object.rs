@@ -1,0 +1,120 @@
+//! Reads the little that is needed of an ELF file: which functions it defines, and where.
+//!
+//! The files come from containers nobody vouches for. They are read piece by piece (never mapped:
+//! a mapped file that shrinks would kill us), and every number in them is checked.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use anyhow::{Context, Result};
+use object::read::ReadCache;
+use object::{Object, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind};
+
+/// More bytes than any allocator function needs to show its first instructions.
+const MAX_CODE: u64 = 4096;
+
+/// An ELF file that is held open.
+#[derive(Debug)]
+pub struct ElfObject {
+    file: File,
+    path: String,
+    segments: Vec<Segment>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    address: u64,
+    size: u64,
+    offset: u64,
+}
+
+/// A function, by its place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Symbol {
+    /// Offset in the file, bytes.
+    pub offset: u64,
+    /// Address as the ELF file counts.
+    pub address: u64,
+    /// Bytes; 0 if the file does not tell.
+    pub size: u64,
+}
+
+impl ElfObject {
+    /// Opens an ELF file and finds some of its functions by name. A dynamically linked file
+    /// counts what it exports, since only that can serve the other objects of the process; a
+    /// static one counts all its symbols.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read or is no ELF file.
+    pub fn open(file: File, path: String, names: &[&str]) -> Result<(Self, HashMap<String, Vec<Symbol>>)> {
+        let cache = ReadCache::new(file.try_clone().context("failed to duplicate a descriptor")?);
+        let elf = object::File::parse(&cache)
+            .with_context(|| format!("failed to parse `{path}` as an ELF file"))?;
+        let segments: Vec<Segment> = elf
+            .segments()
+            .filter(|segment| {
+                matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags.contains(object::elf::PF_X))
+            })
+            .map(|segment| {
+                let (offset, file_size) = segment.file_range();
+                Segment { address: segment.address(), size: segment.size().min(file_size), offset }
+            })
+            .collect();
+        let this = Self { file, path, segments };
+        let mut found: HashMap<String, Vec<Symbol>> = HashMap::new();
+        let mut add = |symbol: object::Symbol<'_, '_, _>| {
+            let Ok(name) = symbol.name() else { return };
+            if !names.contains(&name) || !symbol.is_definition() || symbol.kind() != SymbolKind::Text {
+                return;
+            }
+            let Some(offset) = this.file_offset(symbol.address()) else { return };
+            let symbol = Symbol { offset, address: symbol.address(), size: symbol.size() };
+            let symbols = found.entry(name.to_owned()).or_default();
+            if symbols.iter().all(|known| known.offset != offset) {
+                symbols.push(symbol);
+            }
+        };
+        elf.dynamic_symbols().for_each(&mut add);
+        let exports_nothing = elf.dynamic_symbols().all(|symbol| !symbol.is_definition());
+        if exports_nothing && elf.section_by_name(".interp").is_none() {
+            elf.symbols().for_each(&mut add);
+        }
+        Ok((this, found))
+    }
+
+    /// Path as in the target's mount namespace.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Offset in the file of an address in an executable segment.
+    fn file_offset(&self, address: u64) -> Option<u64> {
+        self.segments.iter().find_map(|segment| {
+            let within = address.checked_sub(segment.address)?;
+            (within < segment.size).then(|| segment.offset.checked_add(within)).flatten()
+        })
+    }
+
+    /// The first bytes of a function.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read there.
+    pub fn code(&self, symbol: &Symbol) -> Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt;
+        let size = if symbol.size == 0 { 256 } else { symbol.size.min(MAX_CODE) };
+        let mut code = vec![0; size as usize];
+        let read = self
+            .file
+            .read_at(&mut code, symbol.offset)
+            .with_context(|| format!("failed to read code of `{}`", self.path))?;
+        code.truncate(read);
+        Ok(code)
+    }
+}

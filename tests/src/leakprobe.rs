@@ -1,0 +1,136 @@
+//! Running leakprobe as a command, in a folder of its own.
+
+use std::ffi::OsStr;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::leakprobe_path;
+use crate::process::Process;
+use crate::report::Report;
+
+/// A running leakprobe; killed when dropped.
+pub struct Leakprobe {
+    process: Process,
+    folder: TempDir,
+}
+
+impl Leakprobe {
+    /// Attaches to a process, with a JSON report as output, and waits until it records.
+    pub fn attach(pid: u32, extra: &[&str]) -> Leakprobe {
+        let pid = pid.to_string();
+        let mut args = vec!["--pid", &pid, "-o", "report.json"];
+        args.extend_from_slice(extra);
+        let leakprobe = Leakprobe::start(&args);
+        leakprobe.wait_until_recording();
+        leakprobe
+    }
+
+    /// Starts it with these arguments in a new folder, and does not wait for anything.
+    pub fn start(args: &[&str]) -> Leakprobe {
+        Leakprobe::start_by(Command::new(leakprobe_path()).args(args))
+    }
+
+    /// The same for a command that ends up in leakprobe, such as `setpriv`.
+    pub fn start_by(command: &mut Command) -> Leakprobe {
+        let folder = TempDir::new().expect("failed to make a temporary folder");
+        // Also for a leakprobe that is run as another user.
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))
+            .expect("failed to set permissions");
+        let mut process = Process::spawn(command.current_dir(folder.path()));
+        process.close_stdin();
+        Leakprobe { process, folder }
+    }
+
+    /// Waits until it says that all probes count.
+    pub fn wait_until_recording(&self) {
+        self.process.stderr_line("recording ");
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Ends it as Ctrl-C does. Panics unless it ends with 0.
+    pub fn interrupt(self) -> Outcome {
+        self.signal(Signal::INT);
+        self.finish()
+    }
+
+    /// Waits until it ends by itself. Panics unless it ends with 0.
+    pub fn finish(self) -> Outcome {
+        let outcome = self.end();
+        assert_eq!(
+            outcome.status.code(),
+            Some(0),
+            "leakprobe ended with {}; its stderr:\n{}",
+            outcome.status,
+            outcome.stderr
+        );
+        outcome
+    }
+
+    /// Waits until it ends, in whatever way.
+    pub fn end(self) -> Outcome {
+        let (status, stdout, stderr) = self.process.end();
+        Outcome {
+            status,
+            stdout,
+            stderr,
+            folder: self.folder,
+        }
+    }
+}
+
+/// What is left of a leakprobe that has ended.
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All it wrote on stdout.
+    pub stdout: String,
+    /// All it wrote on stderr.
+    pub stderr: String,
+    folder: TempDir,
+}
+
+impl Outcome {
+    /// The folder it ran in and wrote to.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The names of the files it wrote, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.folder())
+            .expect("failed to list the temporary folder")
+            .map(|entry| {
+                let name = entry.expect("failed to list the temporary folder");
+                OsStr::to_string_lossy(&name.file_name()).into_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The text of a file it wrote.
+    pub fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder().join(name)).unwrap_or_else(|error| {
+            panic!(
+                "leakprobe left no readable `{name}` ({error}), but {:?}; its stderr:\n{}",
+                self.files(),
+                self.stderr
+            )
+        })
+    }
+
+    /// The JSON report.
+    pub fn report(&self) -> Report {
+        serde_json::from_str(&self.file("report.json"))
+            .unwrap_or_else(|error| panic!("report.json cannot be read: {error}"))
+    }
+}

@@ -1,0 +1,129 @@
+//! The JSON report as an outsider reads it (docs/json.md): its own types, not leakprobe's, so that
+//! the format cannot change unnoticed.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A report of schema 1.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Report {
+    /// Version of the format: 1.
+    pub schema: u32,
+    /// The process.
+    pub target: Target,
+    /// From the first probe counting to the snapshot, in nanoseconds.
+    pub duration_ns: u64,
+    /// What was probed.
+    pub allocator: Allocator,
+    /// Sums over all stacks.
+    pub totals: Totals,
+    /// Complete or partial, and why.
+    pub evidence: Evidence,
+    /// Stacks, most live bytes first.
+    pub stacks: Vec<Stack>,
+}
+
+/// Who was profiled.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Target {
+    /// PID as seen from outside.
+    pub pid: u32,
+    /// PID as the process sees it.
+    pub ns_pid: u32,
+    /// Name of the main thread.
+    pub comm: String,
+    /// Path of the executable.
+    pub exe: Option<String>,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// The allocator.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Allocator {
+    /// `glibc`, `musl`, or a file name.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+}
+
+/// Bytes and blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Totals {
+    /// Bytes allocated and not freed.
+    pub live_bytes: u64,
+    /// Blocks allocated and not freed.
+    pub live_count: u64,
+    /// Bytes allocated.
+    pub allocated_bytes: u64,
+    /// Blocks allocated.
+    pub allocated_count: u64,
+    /// Bytes of those that were freed.
+    pub freed_bytes: u64,
+    /// Blocks of those that were freed.
+    pub freed_count: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.live_bytes += other.live_bytes;
+        self.live_count += other.live_count;
+        self.allocated_bytes += other.allocated_bytes;
+        self.allocated_count += other.allocated_count;
+        self.freed_bytes += other.freed_bytes;
+        self.freed_count += other.freed_count;
+    }
+}
+
+/// What speaks for and against the figures.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Evidence {
+    /// `complete` or `partial`.
+    pub verdict: String,
+    /// Counts above zero by name.
+    pub losses: BTreeMap<String, u64>,
+    /// Sentences.
+    pub notes: Vec<String>,
+}
+
+/// One stack.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stack {
+    /// Its bytes and blocks.
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Age of the oldest live block in nanoseconds.
+    pub oldest_ns: Option<u64>,
+    /// Age of the newest live block in nanoseconds.
+    pub newest_ns: Option<u64>,
+    /// Leaf first.
+    pub frames: Vec<Frame>,
+}
+
+impl Stack {
+    /// The names of its frames, leaf first; `?` where there is none.
+    pub fn names(&self) -> Vec<&str> {
+        self.frames
+            .iter()
+            .map(|frame| frame.function.as_deref().unwrap_or("?"))
+            .collect()
+    }
+}
+
+/// One frame; what is not known is left out.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Frame {
+    /// Demangled name.
+    pub function: Option<String>,
+    /// File name of the object.
+    pub module: Option<String>,
+    /// Address in the object's file.
+    pub offset: Option<u64>,
+    /// Source file.
+    pub file: Option<String>,
+    /// Source line.
+    pub line: Option<u32>,
+    /// Inlined into the next frame.
+    pub inlined: bool,
+}

@@ -1,0 +1,174 @@
+//! The target goes on unharmed whatever happens to leakprobe, and leakprobe ends well whatever
+//! happens to the target.
+
+use std::process::Command;
+use std::time::Instant;
+
+use leakprobe_tests::code::patched_code;
+use leakprobe_tests::{LIMIT, Leakprobe, Victim, assert_exact, leakprobe_path};
+use rustix::process::Signal;
+
+/// Where the probes go into the libc, into musl's loader, and into the executable itself.
+const FLAVORS: [&str; 3] = ["glibc", "musl", "musl-static"];
+
+/// A victim with two threads that does nothing but allocate and free, for a fifth of a second at
+/// each go byte.
+fn busy_victim(flavor: &str) -> Victim {
+    let mut victim = Victim::spawn_with(flavor, "pair", &["2", "0.2s", "5"]);
+    round(&mut victim);
+    assert_eq!(
+        patched_code(victim.pid()),
+        [],
+        "there are probes before any"
+    );
+    victim
+}
+
+fn round(victim: &mut Victim) {
+    victim.go();
+    let line = victim.line();
+    assert!(line.contains("\"ns_per_pair\""), "{line}");
+}
+
+/// The kernel may take the probes of a killed process out after its end was told. The victim's
+/// rounds are the clock.
+fn go_on_without_probes(mut victim: Victim) {
+    let until = Instant::now() + LIMIT;
+    while !patched_code(victim.pid()).is_empty() {
+        assert!(
+            Instant::now() < until,
+            "probes stay in the code of the victim: {:?}",
+            patched_code(victim.pid())
+        );
+        round(&mut victim);
+    }
+    round(&mut victim);
+    victim.end_well();
+}
+
+/// Sends the signal in the middle of a round. Gives leakprobe's exit code, `None` when the signal
+/// ended it.
+fn signal_while_busy(flavor: &str, signal: Signal) -> Option<i32> {
+    let mut victim = busy_victim(flavor);
+    let leakprobe = Leakprobe::attach(victim.pid(), &[]);
+    assert_ne!(
+        patched_code(victim.pid()),
+        [],
+        "it records without any probe"
+    );
+    victim.go();
+    leakprobe.signal(signal);
+    let outcome = leakprobe.end();
+    victim.line();
+    go_on_without_probes(victim);
+    if outcome.status.code().is_some() {
+        let report = outcome.report();
+        assert_eq!(report.schema, 1);
+    }
+    outcome.status.code()
+}
+
+#[test]
+fn interrupted() {
+    for flavor in FLAVORS {
+        assert_eq!(signal_while_busy(flavor, Signal::INT), Some(0));
+    }
+}
+
+#[test]
+fn terminated() {
+    for flavor in FLAVORS {
+        assert_eq!(signal_while_busy(flavor, Signal::TERM), Some(0));
+    }
+}
+
+#[test]
+fn killed() {
+    for flavor in FLAVORS {
+        assert_eq!(signal_while_busy(flavor, Signal::KILL), None);
+    }
+}
+
+#[test]
+fn ended_by_its_duration() {
+    let mut victim = busy_victim("glibc");
+    let leakprobe = Leakprobe::attach(victim.pid(), &["--duration", "100ms"]);
+    victim.go();
+    leakprobe.finish().report();
+    victim.line();
+    go_on_without_probes(victim);
+}
+
+#[test]
+fn the_target_is_killed() {
+    for flavor in FLAVORS {
+        let mut victim = busy_victim(flavor);
+        let leakprobe = Leakprobe::attach(victim.pid(), &[]);
+        victim.go();
+        victim.kill();
+        let report = leakprobe.finish().report();
+        assert_eq!(report.target.pid, victim.pid());
+    }
+}
+
+/// Too few file descriptors for all it needs: it fails somewhere on the way, early or late.
+#[test]
+fn attaching_fails_halfway() {
+    let victim = busy_victim("glibc");
+    let pid = victim.pid().to_string();
+    let mut failures = 0;
+    for limit in [6, 10, 14, 18, 22, 26, 30, 36] {
+        let leakprobe = Leakprobe::start_by(
+            Command::new("prlimit")
+                .arg(format!("--nofile={limit}:{limit}"))
+                .arg(leakprobe_path())
+                .args(["--pid", &pid, "-o", "report.json", "--duration", "1ms"]),
+        );
+        let outcome = leakprobe.end();
+        let stderr = &outcome.stderr;
+        match outcome.status.code() {
+            Some(0) => {}
+            Some(1) => {
+                assert!(!stderr.contains("panicked"), "at {limit}: {stderr}");
+                assert_eq!(outcome.files(), Vec::<String>::new(), "at {limit}");
+                failures += 1;
+            }
+            other => panic!("with {limit} file descriptors it ended with {other:?}: {stderr}"),
+        }
+        assert_eq!(patched_code(victim.pid()), [], "at {limit}: {stderr}");
+    }
+    assert!(
+        failures > 0,
+        "no limit was too low: this test has become one of nothing"
+    );
+    go_on_without_probes(victim);
+}
+
+/// Who comes and goes leaves nothing behind that would make the next one wrong.
+#[test]
+fn attached_again_and_again() {
+    let mut victim = Victim::spawn("glibc", "malloc");
+    for _ in 0..3 {
+        let report = Leakprobe::attach(victim.pid(), &[]).interrupt().report();
+        assert_eq!(report.totals.allocated_count, 0);
+        assert_eq!(patched_code(victim.pid()), []);
+    }
+    let leakprobe = Leakprobe::attach(victim.pid(), &[]);
+    victim.go();
+    let summary = victim.summary();
+    assert_exact(&summary, &leakprobe.interrupt().report());
+    victim.end_well();
+}
+
+#[test]
+fn two_at_once() {
+    let mut victim = Victim::spawn("musl", "realloc");
+    let one = Leakprobe::attach(victim.pid(), &[]);
+    let other = Leakprobe::attach(victim.pid(), &[]);
+    victim.go();
+    let summary = victim.summary();
+    assert_exact(&summary, &one.interrupt().report());
+    assert_exact(&summary, &other.interrupt().report());
+    assert_eq!(patched_code(victim.pid()), []);
+    victim.end_well();
+}

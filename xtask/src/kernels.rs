@@ -1,0 +1,155 @@
+//! The core of the end-to-end tests on other kernels than the machine's: a kernel from a Debian
+//! package boots in QEMU with an initramfs that holds a static leakprobe, the static tests and the
+//! victims. Emulated, because that runs anywhere. It measures nothing; time means nothing in there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::debian::Release;
+use crate::sum::Sum;
+use crate::{cmd, initramfs, packages, qemu, victims};
+
+/// A kernel to test on.
+struct Kernel {
+    /// Version, as `uname -r` starts.
+    name: &'static str,
+    /// Debian release that has it.
+    suite: &'static str,
+    /// Metapackage that depends on the package with the kernel.
+    package: &'static str,
+}
+
+/// The matrix.
+#[rustfmt::skip]
+const KERNELS: &[Kernel] = &[
+    Kernel { name: "6.1", suite: "bookworm", package: "linux-image-amd64" },
+];
+
+/// Boot and tests together may take this long.
+const LIMIT: Duration = Duration::from_secs(300);
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Runs the tests on one kernel or on all, with the committed BPF object or another one.
+/// Prints a line `KERNEL 6.1: N passed, M failed` for each. An error only if they could not run.
+pub fn run(only: Option<&str>, object: Option<&Path>) -> Result<Sum> {
+    let chosen: Vec<&Kernel> = KERNELS
+        .iter()
+        .filter(|kernel| only.is_none_or(|name| name == kernel.name))
+        .collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        bail!(
+            "there is no such kernel in the list; it has {}",
+            names.join(", ")
+        );
+    }
+    packages::ensure(packages::KERNELS)?;
+    let fixtures = cmd::fixtures();
+    victims::build(&fixtures.join("victims"))?;
+    let initrd = fixtures.join("kernels/initramfs");
+    initramfs::build(&initrd, &leakprobe(object)?, &tests()?)?;
+
+    let mut total = Sum::default();
+    for kernel in chosen {
+        let image = kernel.image(&fixtures.join("kernels").join(kernel.name))?;
+        let outcome = qemu::boot(&image, &initrd, LIMIT)
+            .with_context(|| format!("failed to boot kernel {}", kernel.name))?;
+        let release = outcome.release.as_deref().unwrap_or("none");
+        if !release.starts_with(&format!("{}.", kernel.name)) {
+            bail!(
+                "kernel {} did not get to its tests (release: {release})",
+                kernel.name
+            );
+        }
+        if outcome.exit.is_none() {
+            bail!(
+                "kernel {}: the tests did not end within {} s",
+                kernel.name,
+                LIMIT.as_secs()
+            );
+        }
+        let Some(sum) = outcome.sum.filter(|sum| sum.passed > 0) else {
+            bail!("kernel {}: no test passed", kernel.name);
+        };
+        println!("KERNEL {}: {sum}", kernel.name);
+        total.add(sum);
+    }
+    Ok(total)
+}
+
+impl Kernel {
+    /// The kernel's image, downloaded when it is not there.
+    fn image(&self, dir: &Path) -> Result<PathBuf> {
+        if let Some(image) = find_image(dir) {
+            return Ok(image);
+        }
+        let apt = dir.join("apt");
+        let release = Release::open(self.suite, &apt)?;
+        let package = release.dependency(self.package)?;
+        let unpacked = dir.join("unpacked");
+        release.unpack(&package, &unpacked)?;
+        let image = find_image(&unpacked.join("boot"))
+            .with_context(|| format!("the package `{package}` has no boot/vmlinuz-*"))?;
+        let name = image.file_name().context("a kernel has a name")?;
+        std::fs::rename(&image, dir.join(name)).context("failed to move the kernel's image")?;
+        for scratch in [apt, unpacked] {
+            std::fs::remove_dir_all(&scratch)
+                .with_context(|| format!("failed to remove `{}`", scratch.display()))?;
+        }
+        find_image(dir).context("the kernel's image is gone")
+    }
+}
+
+fn find_image(dir: &Path) -> Option<PathBuf> {
+    let entries = dir.read_dir().ok()?.filter_map(|entry| entry.ok());
+    entries.map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("vmlinuz-")
+    })
+}
+
+/// A cargo whose programs need no libc in the initramfs.
+fn static_cargo(words: &[&str]) -> Command {
+    let mut cargo = cmd::workspace_cargo();
+    cargo.args(words).args(["--release", "--target", TARGET]);
+    // With a target given, the flag does not reach build scripts and macros, which cannot have it.
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.arg("--target-dir").arg(target_dir());
+    cargo
+}
+
+fn target_dir() -> PathBuf {
+    cmd::root().join("target/static")
+}
+
+fn leakprobe(object: Option<&Path>) -> Result<PathBuf> {
+    let mut cargo = static_cargo(&["build", "--package", "leakprobe", "--bin", "leakprobe"]);
+    if let Some(object) = object {
+        cargo.env("LEAKPROBE_BPF_OBJECT", object);
+    }
+    cmd::run(&mut cargo)?;
+    Ok(target_dir().join(TARGET).join("release/leakprobe"))
+}
+
+/// Builds the tests of the victims as a program that runs without cargo.
+fn tests() -> Result<PathBuf> {
+    let mut cargo = static_cargo(&["test", "--no-run", "--package", "leakprobe-tests"]);
+    cargo.args([
+        "--test",
+        "victims",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    eprintln!("+ {}", cmd::show(&cargo));
+    let messages = cmd::output(cargo.stderr(std::process::Stdio::inherit()))?;
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "victims")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .context("cargo named no executable for the tests of the victims")
+}

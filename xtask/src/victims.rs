@@ -1,0 +1,130 @@
+//! Compiles the victims of the end-to-end tests (tests/victims) for every libc they have to be
+//! right on. It does not run them, and it installs nothing: what is missing it names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+/// Frame pointers and own frames for every function, because leakprobe walks frame pointers; no
+/// builtins, so that the compiler does not elide the allocations it sees through.
+const C_FLAGS: &[&str] = &[
+    "-std=gnu11",
+    "-O1",
+    "-g",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fno-omit-frame-pointer",
+    "-fno-optimize-sibling-calls",
+    "-fno-builtin",
+    "-pthread",
+];
+
+/// Folder below the output directory, compiler, and what it links with.
+const FLAVORS: &[(&str, &str, &[&str])] = &[
+    ("glibc", "gcc", &[]),
+    ("glibc-static", "gcc", &["-static"]),
+    ("musl", "musl-gcc", &[]),
+    ("musl-static", "musl-gcc", &["-static"]),
+];
+
+/// Victims that do not make sense in every flavor; their sources say why.
+const ONLY: &[(&str, &[&str])] = &[
+    ("cfree", &["glibc"]),
+    ("pvalloc", &["glibc", "glibc-static"]),
+    ("stripped", &["glibc-static", "musl-static"]),
+];
+
+/// Compiles every victim to `out/FLAVOR/NAME`, the 32-bit program to `out/other/loop32`, and
+/// copies the Python script to `out/other/leak.py`. What is newer than its sources is left alone.
+///
+/// Errors: a compiler is missing, or a victim does not compile.
+pub fn build(out: &Path) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = root.join("tests/victims");
+    let sources = list(&folder)?;
+    // Victims include each other and headers; the flags stand in this file.
+    let mut newest = modified(&root.join("xtask/src/victims.rs"))?;
+    for source in &sources {
+        newest = newest.max(modified(source)?);
+    }
+
+    let made = |path: &Path| modified(path).is_ok_and(|time| time >= newest);
+    for (flavor, compiler, link) in FLAVORS {
+        fs::create_dir_all(out.join(flavor)).context("failed to create the victims' folder")?;
+        for source in sources.iter().filter(|path| has_extension(path, "c")) {
+            let name = stem(source)?;
+            let binary = out.join(flavor).join(name);
+            let excluded = ONLY
+                .iter()
+                .any(|(victim, flavors)| *victim == name && !flavors.contains(flavor));
+            if excluded || made(&binary) {
+                continue;
+            }
+            let mut command = Command::new(compiler);
+            command.args(C_FLAGS).args(*link);
+            if name == "stripped" {
+                command.arg("-s");
+            }
+            run(command.arg("-o").arg(&binary).arg(source))?;
+        }
+    }
+
+    let other = out.join("other");
+    fs::create_dir_all(&other).context("failed to create the victims' folder")?;
+    let rust = out.join("glibc/rust");
+    if !made(&rust) {
+        // Without cargo, whose flags for one binary alone would be hard to set.
+        let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
+        command.args(["--edition", "2024", "-C", "opt-level=2", "-C"]);
+        command.args(["debuginfo=2", "-C", "force-frame-pointers=yes", "-o"]);
+        run(command.arg(&rust).arg(folder.join("rust.rs")))?;
+    }
+    let loop32 = other.join("loop32");
+    if !made(&loop32) {
+        let mut command = Command::new("gcc");
+        command.args(["-m32", "-nostdlib", "-static", "-o"]);
+        run(command.arg(&loop32).arg(folder.join("loop32.s")))?;
+    }
+    fs::copy(folder.join("leak.py"), other.join("leak.py")).context("failed to copy leak.py")?;
+    Ok(())
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .with_context(|| format!("failed to list `{}`", folder.display()))
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .with_context(|| format!("failed to read the time of `{}`", path.display()))
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+fn stem(path: &Path) -> Result<&str> {
+    path.file_stem()
+        .and_then(|stem| stem.to_str())
+        .with_context(|| format!("`{}` has no name to call its victim by", path.display()))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => bail!("failed to compile a victim: {command:?} ended with {status}"),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "failed to run `{program}`, which compiles the victims; \
+                 on Debian: apt-get install gcc musl-tools"
+            )
+        }),
+    }
+}
