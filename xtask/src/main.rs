@@ -8,9 +8,11 @@ use clap::{Parser, Subcommand};
 mod cmd;
 mod debian;
 mod demo;
+mod docker;
 mod ebpf;
 mod initramfs;
 mod kernels;
+mod node;
 mod packages;
 mod qemu;
 mod sum;
@@ -48,6 +50,8 @@ enum Task {
     },
     /// Compile the victims of the end-to-end tests into target/fixtures/victims.
     Victims,
+    /// Make the musl Node that the tests profile: a root file system and a Docker image.
+    Node,
 }
 
 fn main() -> Result<()> {
@@ -61,5 +65,6 @@ fn main() -> Result<()> {
         Task::Ebpf { check: true } => ebpf::check().map(drop),
         Task::Ebpf { check: false } => ebpf::update(),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+        Task::Node => node::prepare(&cmd::fixtures()),
     }
 }
