@@ -4,6 +4,7 @@
 //! target -> probe -> (kernel) -> snapshot -> symbolize -> report.
 
 pub mod cli;
+pub mod doctor;
 pub mod probe;
 pub mod record;
 pub mod report;

@@ -1,14 +1,15 @@
-//! The command line: from words to a checked [`Command`]. It touches nothing but the words
-//! themselves, except for [`output`], which looks at and writes report files; whether the process,
-//! the user or the command exist is found out by those who need them.
+//! The command line: from words to a checked [`Command`]. Parsing touches nothing but the words
+//! themselves; whether the process, the user or the command exist is found out by those who need
+//! them. Beside it, what else the words decide: the report files ([`output`]) and how stdout looks.
 
-pub mod args;
+mod args;
 mod error;
 mod generate;
 pub mod output;
 mod values;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub use self::args::{Color, StdoutFormat};
 pub use self::error::{ParseError, UsageError};
 pub use self::generate::{write_completions, write_man};
 pub use self::output::{Output, check_outputs, write_atomically};
+use crate::report;
 pub use clap_complete::Shell;
 
 /// What to do.
@@ -66,6 +68,32 @@ pub struct Config {
     pub verbose: bool,
     /// When to use colours.
     pub color: Color,
+}
+
+impl Config {
+    /// How text looks on stdout: as wide as its terminal and in colours, if it is one.
+    pub fn stdout_options(&self) -> report::Options {
+        /// In longer lines the eye gets lost.
+        const MAX_WIDTH: usize = 160;
+        let stdout = std::io::stdout();
+        let columns = terminal_size::terminal_size_of(&stdout).map(|(columns, _)| columns.0);
+        report::Options {
+            top: self.top,
+            color: self.color.enabled(stdout.is_terminal()),
+            width: columns.map_or(report::Options::WIDTH, |columns| {
+                MAX_WIDTH.min(columns.into())
+            }),
+        }
+    }
+
+    /// How text looks in a file.
+    pub fn file_options(&self) -> report::Options {
+        report::Options {
+            top: self.top,
+            color: false,
+            width: report::Options::WIDTH,
+        }
+    }
 }
 
 /// What to watch.

@@ -83,11 +83,19 @@ pub const FUNCTIONS: &[ProbedFunction] = &[
 ];
 
 const fn required(name: &'static str, kind: Kind) -> ProbedFunction {
-    ProbedFunction { name, kind, required: true }
+    ProbedFunction {
+        name,
+        kind,
+        required: true,
+    }
 }
 
 const fn optional(name: &'static str, kind: Kind) -> ProbedFunction {
-    ProbedFunction { name, kind, required: false }
+    ProbedFunction {
+        name,
+        kind,
+        required: false,
+    }
 }
 
 /// Their names.

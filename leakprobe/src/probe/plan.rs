@@ -40,11 +40,17 @@ pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
         }
         for code in found {
             let site = site::choose(&code.code, code.address, function.kind.arguments())
-                .with_context(|| format!("failed to place a probe in `{}` of `{path}`", code.name))?;
+                .with_context(|| {
+                    format!("failed to place a probe in `{}` of `{path}`", code.name)
+                })?;
             let offset = code.offset + site.offset;
             // Aliases (cfree is free in glibc) share their code, and one probe serves both.
             if taken.insert(offset) {
-                points.push(Point { function, offset, site });
+                points.push(Point {
+                    function,
+                    offset,
+                    site,
+                });
             }
         }
     }

@@ -53,8 +53,8 @@ impl Probes {
         let namespace = fs::metadata("/proc/self/ns/pid")
             .context("failed to look up our own PID namespace in /proc/self/ns/pid")?;
         // The kernel keeps 12 bits of major and 20 bits of minor number.
-        let device = u64::from(libc::major(namespace.dev())) << 20
-            | u64::from(libc::minor(namespace.dev()));
+        let device =
+            u64::from(libc::major(namespace.dev())) << 20 | u64::from(libc::minor(namespace.dev()));
         let inode = namespace.ino();
         let pid = process.pid();
         let log_level = if verbose { LOG_DEBUG } else { 0 };
@@ -69,7 +69,9 @@ impl Probes {
             .load(OBJECT)
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
-        let control = ebpf.take_map("CONTROL").context("the BPF object has no map CONTROL")?;
+        let control = ebpf
+            .take_map("CONTROL")
+            .context("the BPF object has no map CONTROL")?;
         let control = Array::try_from(control)?;
         for name in ["signal_deliver", "process_exec", "thread_exit"] {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
@@ -86,7 +88,11 @@ impl Probes {
                 .attach(tracepoint)
                 .with_context(|| format!("failed to attach to the tracepoint `{tracepoint}`"))?;
         }
-        Ok(Self { ebpf, control, links: Vec::new() })
+        Ok(Self {
+            ebpf,
+            control,
+            links: Vec::new(),
+        })
     }
 
     /// Places probes in an allocator, for the process only. Probes placed earlier stay.
@@ -94,7 +100,12 @@ impl Probes {
     /// # Errors
     ///
     /// If one cannot be placed; those placed before it are taken back.
-    pub fn attach(&mut self, process: &Process, allocator: &Allocator, points: &[Point]) -> Result<()> {
+    pub fn attach(
+        &mut self,
+        process: &Process,
+        allocator: &Allocator,
+        points: &[Point],
+    ) -> Result<()> {
         // The open file is the mapped one, whatever its path leads to by now.
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
         let pid = NonZeroU32::new(process.pid()).context("0 is no PID")?;
@@ -102,7 +113,11 @@ impl Probes {
         for point in points {
             let kind = point.function.kind;
             // The return first: a call that is entered in between is not followed.
-            for name in kind.return_program().into_iter().chain([kind.entry_program()]) {
+            for name in kind
+                .return_program()
+                .into_iter()
+                .chain([kind.entry_program()])
+            {
                 let program: &mut UProbe = program(&mut self.ebpf, name)?;
                 if program.fd().is_err() {
                     program
@@ -126,7 +141,10 @@ impl Probes {
             }
         }
         if process.has_ended() {
-            return Err(anyhow!("process {} ended while it was being attached to", process.pid()));
+            return Err(anyhow!(
+                "process {} ended while it was being attached to",
+                process.pid()
+            ));
         }
         self.links.append(&mut links);
         Ok(())
@@ -171,7 +189,10 @@ impl Probes {
     ///
     /// If it was taken before.
     pub fn events(&mut self) -> Result<RingBuf<MapData>> {
-        let map = self.ebpf.take_map("EVENTS").context("the BPF object has no map EVENTS")?;
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .context("the BPF object has no map EVENTS")?;
         Ok(RingBuf::try_from(map)?)
     }
 

@@ -38,7 +38,10 @@ impl Command {
         let mut command = process::Command::new(program);
         command.args(arguments);
         if let Some(user) = &user {
-            command.env("HOME", &user.dir).env("USER", &user.name).env("LOGNAME", &user.name);
+            command
+                .env("HOME", &user.dir)
+                .env("USER", &user.name)
+                .env("LOGNAME", &user.name);
         }
         let ids = user
             .map(|user| Ok::<_, anyhow::Error>((CString::new(user.name)?, user.uid, user.gid)))
@@ -56,7 +59,9 @@ impl Command {
             });
         }
         let child = command.spawn().with_context(|| {
-            format!("failed to start `{name}`: check the command's name and that it can be executed")
+            format!(
+                "failed to start `{name}`: check the command's name and that it can be executed"
+            )
         })?;
         let command = Self { child, name };
         match waitpid(command.traced(), None)? {
@@ -124,7 +129,10 @@ impl Command {
                     self.name
                 ),
                 WaitStatus::Signaled(_, signal, _) => {
-                    bail!("`{}` was killed by {signal} before it mapped an allocator", self.name)
+                    bail!(
+                        "`{}` was killed by {signal} before it mapped an allocator",
+                        self.name
+                    )
                 }
                 _ => {}
             }
@@ -147,8 +155,13 @@ impl Command {
     ///
     /// If its status cannot be had.
     pub fn wait(mut self) -> Result<ExitCode> {
-        let status = self.child.wait().context("failed to wait for the command")?;
-        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let status = self
+            .child
+            .wait()
+            .context("failed to wait for the command")?;
+        let code = status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         Ok(ExitCode::from(code as u8))
     }
 }

@@ -6,12 +6,11 @@ mod session;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::cli::{self, Config, Output, Source, StdoutFormat};
-use crate::report::{self, Format};
+use crate::report::{self, Format, Options};
 use crate::symbolize::Profile;
 use crate::target::Process;
 use command::Command;
@@ -43,7 +42,9 @@ pub async fn run(config: &Config) -> Result<ExitCode> {
     let mut progress = Progress::new(config.quiet);
     let mut session = Session::attach(process, command.as_mut(), config)?;
     progress.attached(&session);
-    session.record(config, &mut progress, &mut print_interval).await?;
+    session
+        .record(config, &mut progress, &mut print_interval)
+        .await?;
     let profile = session.finish(config.min_age.unwrap_or_default())?;
     progress.clear();
 
@@ -53,46 +54,57 @@ pub async fn run(config: &Config) -> Result<ExitCode> {
     }
     print(&profile, config)?;
     match (command, &config.source) {
-        (Some(command), Source::Command { pass_exit_status: true, .. }) => command.wait(),
+        (
+            Some(command),
+            Source::Command {
+                pass_exit_status: true,
+                ..
+            },
+        ) => command.wait(),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
 
 fn write(profile: &Profile, output: &Output) -> Result<()> {
-    cli::write_atomically(&output.path, |out| match output.format {
-        Format::Svg => report::svg::write(profile, out),
-        Format::Folded => report::folded::write(profile, out),
-        Format::Json => report::json::write(profile, out),
-        Format::Text => report::text::write(profile, &report::text::Options::default(), out),
+    let options = Options {
+        top: usize::MAX,
+        color: false,
+        width: Options::WIDTH,
+    };
+    cli::write_atomically(&output.path, |out| {
+        report::write(output.format, profile, options, out)
     })
 }
 
 fn print(profile: &Profile, config: &Config) -> Result<()> {
+    let format = match config.stdout_format {
+        StdoutFormat::Json => Format::Json,
+        StdoutFormat::Text => Format::Text,
+    };
     let mut out = io::stdout().lock();
-    match config.stdout_format {
-        StdoutFormat::Json => report::json::write(profile, &mut out),
-        StdoutFormat::Text => report::text::write(profile, &text_options(config), &mut out),
-    }
-    .and_then(|()| out.flush())
-    .or_else(ignore_closed)
-    .context("failed to write the report to stdout")
+    report::write(format, profile, stdout_options(config), &mut out)
+        .and_then(|()| out.flush())
+        .or_else(ignore_closed)
+        .context("failed to write the report to stdout")
 }
 
-fn print_interval(profile: &Profile, config: &Config, elapsed: Duration) -> Result<()> {
+fn print_interval(profile: &Profile, config: &Config) -> Result<()> {
     if config.quiet || config.stdout_format == StdoutFormat::Json {
         return Ok(()); // one JSON document, not several
     }
     let mut out = io::stdout().lock();
-    report::text::write_top(profile, elapsed, &text_options(config), &mut out)
+    report::text::write_top(profile, stdout_options(config), &mut out)
         .and_then(|()| out.flush())
         .or_else(ignore_closed)
         .context("failed to write to stdout")
 }
 
-fn text_options(config: &Config) -> report::text::Options {
-    report::text::Options {
+fn stdout_options(config: &Config) -> Options {
+    let width = terminal_size::terminal_size_of(io::stdout());
+    Options {
         top: config.top,
         color: config.color.enabled(io::stdout().is_terminal()),
+        width: width.map_or(Options::WIDTH, |(width, _)| width.0.into()),
     }
 }
 

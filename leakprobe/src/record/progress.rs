@@ -18,7 +18,11 @@ pub struct Progress {
 impl Progress {
     /// Says nothing but errors when quiet.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: io::stderr().is_terminal(), status: false }
+        Self {
+            quiet,
+            terminal: io::stderr().is_terminal(),
+            status: false,
+        }
     }
 
     /// Tells what was attached to.

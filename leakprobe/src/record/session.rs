@@ -1,10 +1,12 @@
 //! One recording: from the attach to the final profile.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -13,6 +15,7 @@ use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
 use crate::probe::{Limits, Probes, functions, plan};
+use crate::report::escape;
 use crate::snapshot::{Event, Maps, Stacks};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
@@ -50,7 +53,7 @@ struct Search {
 }
 
 /// How an interval's profile is printed.
-pub type Print<'a> = dyn FnMut(&Profile, &Config, Duration) -> Result<()> + 'a;
+pub type Print<'a> = dyn FnMut(&Profile, &Config) -> Result<()> + 'a;
 
 impl Session {
     /// Attaches to a process; a command is let run once everything is in place.
@@ -58,7 +61,11 @@ impl Session {
     /// # Errors
     ///
     /// If there is no allocator, or a probe cannot be placed. Nothing stays behind then.
-    pub fn attach(process: Process, command: Option<&mut Command>, config: &Config) -> Result<Self> {
+    pub fn attach(
+        process: Process,
+        command: Option<&mut Command>,
+        config: &Config,
+    ) -> Result<Self> {
         let start = Instant::now();
         let names = functions::names();
         let mut command = command;
@@ -74,7 +81,7 @@ impl Session {
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
-        let events = AsyncFd::new(probes.events()?).context("failed to watch the ring buffer")?;
+        let events = watch(probes.events()?).context("failed to watch the ring buffer")?;
         if config.verbose {
             log_from_kernel(&mut probes)?;
         }
@@ -146,7 +153,7 @@ impl Session {
     ) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
-        let ended = AsyncFd::new(self.process.pidfd().try_clone_to_owned()?)
+        let ended = watch(self.process.pidfd().try_clone_to_owned()?)
             .context("failed to watch for the end of the target")?;
         let mut seconds = interval(Duration::from_secs(1));
         let mut prints = interval(config.interval);
@@ -186,9 +193,8 @@ impl Session {
                 }
                 _ = prints.tick() => {
                     progress.clear();
-                    let elapsed = self.began.elapsed();
                     let profile = self.profile(config.min_age, config.top)?;
-                    print(&profile, config, elapsed)?;
+                    print(&profile, config)?;
                 }
             }
         }
@@ -199,16 +205,26 @@ impl Session {
         let mut exec = None;
         while let Some(record) = self.events.get_mut().next() {
             match Event::parse(&record) {
-                Some(Event::Stack { key, addresses, cut: _ }) if key.space == self.space => {
+                Some(Event::Stack {
+                    key,
+                    addresses,
+                    cut: _,
+                }) if key.space == self.space => {
                     self.stacks.add(key, addresses);
                 }
                 Some(Event::Stack { .. }) => {} // of a program that is gone
-                Some(Event::Exec { space, by_main_thread }) => {
+                Some(Event::Exec {
+                    space,
+                    by_main_thread,
+                }) => {
                     self.space = space;
                     exec = Some(by_main_thread);
                 }
                 None => {
-                    *self.losses.entry("unreadable_events".to_owned()).or_default() += 1;
+                    *self
+                        .losses
+                        .entry("unreadable_events".to_owned())
+                        .or_default() += 1;
                 }
             }
         }
@@ -231,7 +247,7 @@ impl Session {
         self.target = self.process.info();
         self.trampoline = None;
         self.stacks.start_over(self.process.pid());
-        let comm = crate::report::escape::visible(&self.target.comm);
+        let comm = escape::visible(&self.target.comm);
         let note = format!(
             "the target executed `{comm}` {:.1} s after the attach; figures are of that program \
              alone, the one before it ended with {} bytes live in {} blocks",
@@ -241,13 +257,22 @@ impl Session {
         );
         progress.say(&note);
         self.notes.push(note);
-        self.searching = Some(Search { since: Instant::now(), by_main_thread });
+        self.searching = Some(Search {
+            since: Instant::now(),
+            by_main_thread,
+        });
         self.search_allocator(progress)
     }
 
     /// Looks for the allocator of the program that the target executed, and probes it.
     fn search_allocator(&mut self, progress: &mut Progress) -> Result<()> {
-        let Some(Search { since, by_main_thread }) = self.searching else { return Ok(()) };
+        let Some(Search {
+            since,
+            by_main_thread,
+        }) = self.searching
+        else {
+            return Ok(());
+        };
         // An error means that the target has ended meanwhile, which is seen elsewhere.
         let Ok(found) = Allocator::search(&self.process, &functions::names()) else {
             self.searching = None;
@@ -256,7 +281,10 @@ impl Session {
         let Some(allocator) = found else {
             if since.elapsed() > SEARCH_LIMIT {
                 self.searching = None;
-                *self.losses.entry("program_without_allocator".to_owned()).or_default() += 1;
+                *self
+                    .losses
+                    .entry("program_without_allocator".to_owned())
+                    .or_default() += 1;
             }
             return Ok(());
         };
@@ -271,7 +299,7 @@ impl Session {
         *self.losses.entry("exec_gap".to_owned()).or_default() += 1;
         let note = format!(
             "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
-            crate::report::escape::visible(allocator.object().path()),
+            escape::visible(allocator.object().path()),
             since.elapsed().as_millis().max(1),
         );
         progress.say(&note);
@@ -283,7 +311,8 @@ impl Session {
 
     fn note_others(&mut self) {
         for path in self.allocator.others() {
-            self.notes.push(format!("`{path}` defines malloc too, and is not probed"));
+            self.notes
+                .push(format!("`{path}` defines malloc too, and is not probed"));
         }
     }
 
@@ -303,7 +332,13 @@ impl Session {
             Some(min_age) => self.maps.blocks(self.space, min_age)?,
         };
         snapshot.unbalanced = 0; // the target runs on while the maps are read
-        Ok(profile(self.header(), &snapshot, &self.stacks, &mut self.names, top))
+        Ok(profile(
+            self.header(),
+            &snapshot,
+            &self.stacks,
+            &mut self.names,
+            top,
+        ))
     }
 
     /// Stops recording, takes the probes away, and makes the final profile.
@@ -313,20 +348,36 @@ impl Session {
     /// If the maps cannot be read.
     pub fn finish(mut self, min_age: Duration) -> Result<Profile> {
         self.probes.record(false)?;
-        let header = Header { duration: self.began.elapsed(), ..self.header() };
+        let header = Header {
+            duration: self.began.elapsed(),
+            ..self.header()
+        };
         // Once no probe runs any more the maps stand still.
         self.probes.detach();
         self.drain(&mut Progress::new(true))?;
         let snapshot = self.maps.blocks(self.space, min_age)?;
-        Ok(profile(header, &snapshot, &self.stacks, &mut self.names, usize::MAX))
+        Ok(profile(
+            header,
+            &snapshot,
+            &self.stacks,
+            &mut self.names,
+            usize::MAX,
+        ))
     }
+}
+
+/// Watches an object that keeps its file descriptor open as long as it lives.
+fn watch<T: AsFd + AsRawFd>(object: T) -> std::io::Result<AsyncFd<T>> {
+    // SAFETY: all of ours own their descriptor and return no other one later.
+    unsafe { AsyncFd::register_with_interest(object, Interest::READABLE) }
+        .map_err(std::io::Error::from)
 }
 
 /// Prints the kernel side's log lines through `log`, in a task of their own.
 fn log_from_kernel(probes: &mut Probes) -> Result<()> {
     let logger = aya_log::EbpfLogger::init(probes.ebpf())
         .context("failed to set up the log of the kernel side")?;
-    let mut logger = AsyncFd::new(logger).context("failed to watch the kernel side's log")?;
+    let mut logger = watch(logger).context("failed to watch the kernel side's log")?;
     tokio::task::spawn(async move {
         while let Ok(mut guard) = logger.readable_mut().await {
             guard.get_inner_mut().flush();

@@ -42,6 +42,10 @@ impl Formatter for Visible {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use leakprobe_common::Counter;
+
     use super::*;
     use crate::report::sample;
 
@@ -51,5 +55,43 @@ mod tests {
         write(&sample::profile(), &mut json).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
         insta::assert_snapshot!(serde_json::to_string_pretty(&value).unwrap());
+    }
+
+    /// All keys of all objects; not those of `losses`, which are names of counters.
+    fn keys(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            serde_json::Value::Object(object) => {
+                for (key, value) in object {
+                    found.insert(key.clone());
+                    if key != "losses" {
+                        keys(value, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_field_and_every_counter_is_documented() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut names = BTreeSet::new();
+        keys(
+            &serde_json::to_value(sample::profile()).unwrap(),
+            &mut names,
+        );
+        names.extend(
+            Counter::ALL
+                .iter()
+                .map(|counter| counter.name().to_string()),
+        );
+        for name in names {
+            assert!(
+                text.contains(&format!("`{name}`")),
+                "{name} is not in docs/json.md"
+            );
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! One pure function per format, from a [`crate::symbolize::Profile`] to bytes. They decide nothing:
 //! no figure is computed here that is not in the profile, except shares and sums of equal stacks.
 
-mod escape;
+pub mod escape;
 pub mod folded;
-mod human;
+pub mod human;
 pub mod json;
 pub mod svg;
 pub mod text;

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use inferno::flamegraph::color::{BasicPalette, Palette};
-use inferno::flamegraph::{Options, from_lines};
+use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
 
 use super::escape::{shorten, shorten_path, visible, xml};
 use super::{folded, human, words};
@@ -29,6 +29,8 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     options.subtitle = Some(subtitle);
     options.count_name = "bytes".to_string();
     options.colors = Palette::Basic(BasicPalette::Mem);
+    // The start of a C++ name says more than its arguments.
+    options.text_truncate_direction = TextTruncateDirection::Right;
     // The same picture for the same profile.
     options.deterministic = true;
     // They are sorted by stack, which is the order inferno wants; it would sort by whole lines.

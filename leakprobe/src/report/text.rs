@@ -97,16 +97,20 @@ fn write_evidence(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io
         )?,
     }
     for loss in words::losses(&profile.evidence) {
-        let style = if loss.is_loss { bad } else { dim };
+        let (word, style) = if loss.is_loss {
+            ("lost", bad)
+        } else {
+            ("seen", dim)
+        };
         let count = human::count(loss.count);
         let name = shorten(&loss.name, 40);
         match loss.meaning {
-            "" => writeln!(out, "  {style}{name} {count}{style:#}")?,
-            meaning => writeln!(out, "  {style}{name} {count}{style:#}: {meaning}")?,
+            "" => writeln!(out, "  {word}  {style}{name} {count}{style:#}")?,
+            meaning => writeln!(out, "  {word}  {style}{name} {count}{style:#}: {meaning}")?,
         }
     }
     for note in &profile.evidence.notes {
-        writeln!(out, "  note: {}", visible(note))?;
+        writeln!(out, "  note  {}", visible(note))?;
     }
     writeln!(out)
 }

@@ -48,7 +48,10 @@ unsafe impl Plain for StackTotals {}
 /// # Errors
 ///
 /// What the kernel answers.
-pub fn for_each<K: Plain, V: Plain>(map: BorrowedFd<'_>, mut each: impl FnMut(&K, &V)) -> io::Result<()> {
+pub fn for_each<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
     let mut room = ENTRIES;
     let mut keys: Vec<MaybeUninit<K>> = vec![MaybeUninit::uninit(); room];
     let mut values: Vec<MaybeUninit<V>> = vec![MaybeUninit::uninit(); room];
@@ -68,7 +71,12 @@ pub fn for_each<K: Plain, V: Plain>(map: BorrowedFd<'_>, mut each: impl FnMut(&K
         };
         // SAFETY: the attribute says how much room there is behind each pointer.
         let status = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_MAP_LOOKUP_BATCH,
+                &raw mut attr,
+                size_of::<BatchAttr>(),
+            )
         };
         let error = (status < 0).then(io::Error::last_os_error);
         match error.as_ref().and_then(io::Error::raw_os_error) {

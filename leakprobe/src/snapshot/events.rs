@@ -36,11 +36,21 @@ impl Event {
                 let addresses = (0..(len & !STACK_CUT) as usize)
                     .map(|frame| word(4 + frame))
                     .collect::<Option<Vec<_>>>()?;
-                let key = StackKey { id: word(1)?, space: word(2)? };
-                Some(Event::Stack { key, addresses, cut: len & STACK_CUT != 0 })
+                let key = StackKey {
+                    id: word(1)?,
+                    space: word(2)?,
+                };
+                Some(Event::Stack {
+                    key,
+                    addresses,
+                    cut: len & STACK_CUT != 0,
+                })
             }
             kind if kind == EventKind::Exec as u64 && record.len() >= size_of::<ExecEvent>() => {
-                Some(Event::Exec { space: word(1)?, by_main_thread: word(2)? == 1 })
+                Some(Event::Exec {
+                    space: word(1)?,
+                    by_main_thread: word(2)? == 1,
+                })
             }
             _ => None,
         }
@@ -67,8 +77,18 @@ mod tests {
             std::slice::from_raw_parts((&raw const event).cast::<u8>(), size_of_val(&event))
         };
         let read = Event::parse(bytes).unwrap();
-        let Event::Stack { key, addresses, cut } = read else { panic!("{read:?}") };
-        assert_eq!((key.id, key.space, addresses, cut), (7, 1, vec![0x10, 0x20], true));
+        let Event::Stack {
+            key,
+            addresses,
+            cut,
+        } = read
+        else {
+            panic!("{read:?}")
+        };
+        assert_eq!(
+            (key.id, key.space, addresses, cut),
+            (7, 1, vec![0x10, 0x20], true)
+        );
     }
 
     #[test]

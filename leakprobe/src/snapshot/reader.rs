@@ -60,12 +60,18 @@ impl Maps {
     /// If the object is not ours.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let mut take = |name| {
-            ebpf.take_map(name).with_context(|| format!("the BPF object has no map {name}"))
+            ebpf.take_map(name)
+                .with_context(|| format!("the BPF object has no map {name}"))
         };
-        let (Map::HashMap(blocks), Map::HashMap(stacks)) = (take("BLOCKS")?, take("STACKS")?) else {
+        let (Map::HashMap(blocks), Map::HashMap(stacks)) = (take("BLOCKS")?, take("STACKS")?)
+        else {
             bail!("BLOCKS and STACKS of the BPF object are no hash maps");
         };
-        Ok(Self { blocks, stacks, counters: take("COUNTERS")?.try_into()? })
+        Ok(Self {
+            blocks,
+            stacks,
+            counters: take("COUNTERS")?.try_into()?,
+        })
     }
 
     /// Reads totals by stack only: quick, however many blocks live.
@@ -74,21 +80,31 @@ impl Maps {
     ///
     /// If a map cannot be read.
     pub fn totals(&self, space: u64) -> Result<Snapshot> {
-        let mut snapshot = Snapshot { counters: self.counters()?, ..Snapshot::default() };
-        batch::for_each(self.stacks.fd().as_fd(), |key: &StackKey, totals: &StackTotals| {
-            if key.space == space {
-                let totals = Totals {
-                    live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
-                    live_count: totals.allocated_count.saturating_sub(totals.freed_count),
-                    allocated_bytes: totals.allocated_bytes,
-                    allocated_count: totals.allocated_count,
-                    freed_bytes: totals.freed_bytes,
-                    freed_count: totals.freed_count,
-                };
-                snapshot.totals += totals;
-                snapshot.stacks.push(LiveStack { key: *key, totals, ages: None });
-            }
-        })
+        let mut snapshot = Snapshot {
+            counters: self.counters()?,
+            ..Snapshot::default()
+        };
+        batch::for_each(
+            self.stacks.fd().as_fd(),
+            |key: &StackKey, totals: &StackTotals| {
+                if key.space == space {
+                    let totals = Totals {
+                        live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
+                        live_count: totals.allocated_count.saturating_sub(totals.freed_count),
+                        allocated_bytes: totals.allocated_bytes,
+                        allocated_count: totals.allocated_count,
+                        freed_bytes: totals.freed_bytes,
+                        freed_count: totals.freed_count,
+                    };
+                    snapshot.totals += totals;
+                    snapshot.stacks.push(LiveStack {
+                        key: *key,
+                        totals,
+                        ages: None,
+                    });
+                }
+            },
+        )
         .context("failed to read the map of stacks")?;
         sort(&mut snapshot.stacks);
         Ok(snapshot)
@@ -137,8 +153,12 @@ impl Maps {
             snapshot.unbalanced += by_totals.abs_diff(by_blocks);
             stack.totals.live_bytes = counted.map_or(0, |live| live.bytes);
             stack.totals.live_count = counted.map_or(0, |live| live.count);
-            stack.ages = counted
-                .map(|live| (now.saturating_sub(live.oldest), now.saturating_sub(live.newest)));
+            stack.ages = counted.map(|live| {
+                (
+                    now.saturating_sub(live.oldest),
+                    now.saturating_sub(live.newest),
+                )
+            });
             snapshot.totals.live_bytes += stack.totals.live_bytes;
             snapshot.totals.live_count += stack.totals.live_count;
         }
@@ -160,7 +180,10 @@ impl Maps {
 /// Most live bytes first; the id makes the order the same every time.
 fn sort(stacks: &mut [LiveStack]) {
     stacks.sort_unstable_by_key(|stack| {
-        (std::cmp::Reverse((stack.totals.live_bytes, stack.totals.allocated_bytes)), stack.key.id)
+        (
+            std::cmp::Reverse((stack.totals.live_bytes, stack.totals.allocated_bytes)),
+            stack.key.id,
+        )
     });
 }
 

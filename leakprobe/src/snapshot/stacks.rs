@@ -54,14 +54,19 @@ impl Stacks {
         for (key, addresses) in unlocated {
             let frames = addresses
                 .into_iter()
-                .map(|address| Address { address, location: self.mappings.locate(address - 1) })
+                .map(|address| Address {
+                    address,
+                    location: self.mappings.locate(address - 1),
+                })
                 .collect();
             self.frames.insert(key, frames);
         }
     }
 
     fn knows(&self, addresses: &[u64]) -> bool {
-        addresses.iter().all(|address| self.mappings.locate(address - 1).is_some())
+        addresses
+            .iter()
+            .all(|address| self.mappings.locate(address - 1).is_some())
     }
 
     /// Reads the mappings now, so that they are known should the process end soon.

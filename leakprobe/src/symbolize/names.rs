@@ -51,7 +51,11 @@ impl Names {
         for Location { module, offset } in addresses.filter_map(|frame| frame.location.as_ref()) {
             let key = Arc::as_ptr(module);
             if !self.frames.contains_key(&(key, *offset)) {
-                unknown.entry(key).or_insert_with(|| (Arc::clone(module), Vec::new())).1.push(*offset);
+                unknown
+                    .entry(key)
+                    .or_insert_with(|| (Arc::clone(module), Vec::new()))
+                    .1
+                    .push(*offset);
             }
         }
         for (key, (module, mut offsets)) in unknown {
@@ -63,13 +67,15 @@ impl Names {
                 .or_insert_with(|| (Arc::clone(&module), segments(&module).unwrap_or_default()))
                 .1;
             let found = lookup(&self.symbolizer, &module, &offsets).unwrap_or_else(|reason| {
-                self.failures.insert(module.path.to_string_lossy().into_owned(), reason);
+                self.failures
+                    .insert(module.path.to_string_lossy().into_owned(), reason);
                 vec![None; offsets.len()]
             });
             for (offset, names) in offsets.iter().zip(found) {
                 let place = Frame {
                     module: Some(module_name(&module)),
-                    offset: address_of(segments, *offset).or(module.file.is_none().then_some(*offset)),
+                    offset: address_of(segments, *offset)
+                        .or(module.file.is_none().then_some(*offset)),
                     ..Frame::default()
                 };
                 let mut frames = names.unwrap_or_else(|| vec![Frame::default()]);
@@ -93,7 +99,9 @@ impl Names {
 
     /// Modules whose names could not be read, and why.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.failures.iter().map(|(path, reason)| (path.as_str(), reason.as_str()))
+        self.failures
+            .iter()
+            .map(|(path, reason)| (path.as_str(), reason.as_str()))
     }
 }
 
@@ -101,7 +109,12 @@ fn module_name(module: &Module) -> String {
     if module.path.as_os_str().is_empty() {
         return "[anonymous]".to_owned();
     }
-    module.path.file_name().unwrap_or(module.path.as_os_str()).to_string_lossy().into_owned()
+    module
+        .path
+        .file_name()
+        .unwrap_or(module.path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Names at file offsets of a module, in their order; `Err` with a reason if none can be had.
@@ -114,7 +127,10 @@ fn lookup(
         return Ok(vec![None; offsets.len()]);
     };
     // The descriptor, not the path: the path may lead elsewhere, or nowhere, by now.
-    let source = Source::Elf(Elf::new(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))));
+    let source = Source::Elf(Elf::new(PathBuf::from(format!(
+        "/proc/self/fd/{}",
+        file.as_raw_fd()
+    ))));
     let symbolized = symbolizer
         .symbolize(&source, Input::FileOffset(offsets))
         .map_err(|error| format!("{error:#}"))?;
@@ -151,7 +167,13 @@ fn segments(module: &Module) -> Option<Vec<Segment>> {
     let elf = object::File::parse(&cache).ok()?;
     Some(
         elf.segments()
-            .map(|segment| (segment.file_range().0, segment.file_range().1, segment.address()))
+            .map(|segment| {
+                (
+                    segment.file_range().0,
+                    segment.file_range().1,
+                    segment.address(),
+                )
+            })
             .collect(),
     )
 }
@@ -160,6 +182,8 @@ fn segments(module: &Module) -> Option<Vec<Segment>> {
 fn address_of(segments: &[Segment], offset: u64) -> Option<u64> {
     segments.iter().find_map(|&(start, size, address)| {
         let within = offset.checked_sub(start)?;
-        (within < size).then(|| address.checked_add(within)).flatten()
+        (within < size)
+            .then(|| address.checked_add(within))
+            .flatten()
     })
 }

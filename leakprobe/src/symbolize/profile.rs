@@ -32,7 +32,12 @@ pub fn profile(
     top: usize,
 ) -> Profile {
     let shown = &snapshot.stacks[..top.min(snapshot.stacks.len())];
-    names.learn(shown.iter().filter_map(|stack| stacks.get(&stack.key)).flat_map(|frames| &**frames));
+    names.learn(
+        shown
+            .iter()
+            .filter_map(|stack| stacks.get(&stack.key))
+            .flat_map(|frames| &**frames),
+    );
 
     let mut without_frames = 0;
     let shown = shown
@@ -53,7 +58,13 @@ pub fn profile(
         })
         .collect();
 
-    let Header { target, allocator, duration, mut losses, mut notes } = header;
+    let Header {
+        target,
+        allocator,
+        duration,
+        mut losses,
+        mut notes,
+    } = header;
     let mut lose = |name: &str, count: u64| {
         if count > 0 {
             *losses.entry(name.to_owned()).or_default() += count;
@@ -68,15 +79,27 @@ pub fn profile(
     }
     lose("unbalanced_blocks", snapshot.unbalanced);
     lose("stacks_without_frames", without_frames);
-    notes.extend(names.failures().map(|(path, why)| format!("no names from `{path}`: {why}")));
-    let verdict = if losses.is_empty() { Verdict::Complete } else { Verdict::Partial };
+    notes.extend(
+        names
+            .failures()
+            .map(|(path, why)| format!("no names from `{path}`: {why}")),
+    );
+    let verdict = if losses.is_empty() {
+        Verdict::Complete
+    } else {
+        Verdict::Partial
+    };
     Profile {
         schema: 1,
         target,
         duration_ns: duration.as_nanos() as u64,
         allocator,
         totals: snapshot.totals,
-        evidence: Evidence { verdict, losses, notes },
+        evidence: Evidence {
+            verdict,
+            losses,
+            notes,
+        },
         stacks: shown,
     }
 }

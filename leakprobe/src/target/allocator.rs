@@ -74,9 +74,13 @@ impl Allocator {
                 continue; // glibc's loader has a malloc for itself alone
             }
             // A file that cannot be opened or is not ELF does not hold the allocator.
-            let Ok(file) = mapping.open(process.pid()) else { continue };
+            let Ok(file) = mapping.open(process.pid()) else {
+                continue;
+            };
             let path = mapping.path.to_string_lossy().into_owned();
-            let Ok((object, symbols)) = ElfObject::open(file, path, functions) else { continue };
+            let Ok((object, symbols)) = ElfObject::open(file, path, functions) else {
+                continue;
+            };
             if !symbols.contains_key("malloc") {
                 continue;
             }
@@ -91,18 +95,32 @@ impl Allocator {
             } else {
                 (1, file_name)
             };
-            found.push((rank, Self { object, symbols, name, others: Vec::new(), identity }));
+            found.push((
+                rank,
+                Self {
+                    object,
+                    symbols,
+                    name,
+                    others: Vec::new(),
+                    identity,
+                },
+            ));
         }
         found.sort_by_key(|&(rank, _)| rank);
         let mut found = found.into_iter().map(|(_, allocator)| allocator);
-        let Some(mut first) = found.next() else { return Ok(None) };
+        let Some(mut first) = found.next() else {
+            return Ok(None);
+        };
         first.others = found.map(|other| other.object.path().to_owned()).collect();
         Ok(Some(first))
     }
 
     /// What a report says of it.
     pub fn info(&self) -> AllocatorInfo {
-        AllocatorInfo { name: self.name.clone(), path: self.object.path().to_owned() }
+        AllocatorInfo {
+            name: self.name.clone(),
+            path: self.object.path().to_owned(),
+        }
     }
 
     /// The object.
@@ -142,6 +160,9 @@ impl Allocator {
 }
 
 fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
     name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned()
 }

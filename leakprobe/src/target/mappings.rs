@@ -69,7 +69,10 @@ impl Mapping {
     pub fn read_all(pid: u32) -> Result<Vec<Self>> {
         let path = format!("/proc/{pid}/maps");
         let text = fs::read(&path).with_context(|| format!("failed to read `{path}`"))?;
-        Ok(text.split(|&byte| byte == b'\n').filter_map(Self::parse).collect())
+        Ok(text
+            .split(|&byte| byte == b'\n')
+            .filter_map(Self::parse)
+            .collect())
     }
 
     /// Opens the very file that is mapped, whatever is at its path by now.
@@ -174,15 +177,22 @@ impl Mappings {
             path: mapping.path.clone(),
         };
         let module = self.modules.entry(key).or_insert_with(|| {
-            let file = (mapping.inode != 0).then(|| mapping.open(pid).ok()).flatten();
-            Arc::new(Module { path: mapping.path, file })
+            let file = (mapping.inode != 0)
+                .then(|| mapping.open(pid).ok())
+                .flatten();
+            Arc::new(Module {
+                path: mapping.path,
+                file,
+            })
         });
         Arc::clone(module)
     }
 
     /// Where the code at an address is from; `None` if no known mapping holds code there.
     pub fn locate(&self, address: u64) -> Option<Location> {
-        let after = self.executable.partition_point(|&(start, ..)| start <= address);
+        let after = self
+            .executable
+            .partition_point(|&(start, ..)| start <= address);
         let (start, end, offset, module) = self.executable.get(after.checked_sub(1)?)?;
         (address < *end).then(|| Location {
             module: Arc::clone(module),
@@ -203,7 +213,10 @@ mod tests {
     #[test]
     fn a_path_keeps_its_spaces() {
         let mapping = Mapping::parse(b"7f00-7f10 r-xp 00001000 fe:01 42   /a b (deleted)").unwrap();
-        assert_eq!((mapping.start, mapping.end, mapping.offset), (0x7f00, 0x7f10, 0x1000));
+        assert_eq!(
+            (mapping.start, mapping.end, mapping.offset),
+            (0x7f00, 0x7f10, 0x1000)
+        );
         assert_eq!((mapping.device, mapping.inode), ((0xfe, 1), 42));
         assert_eq!(mapping.path, Path::new("/a b (deleted)"));
         assert!(mapping.executable);
@@ -211,7 +224,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_mapping() {
-        for line in [&b""[..], b"/SYSV", b"1-2", b"x-y r-xp 0 0:0 0", b"1-2 r-xp 0 0 0"] {
+        for line in [
+            &b""[..],
+            b"/SYSV",
+            b"1-2",
+            b"x-y r-xp 0 0:0 0",
+            b"1-2 r-xp 0 0 0",
+        ] {
             assert_eq!(Mapping::parse(line), None);
         }
     }
@@ -220,7 +239,9 @@ mod tests {
     fn this_program_finds_its_own_code() {
         let mut mappings = Mappings::default();
         mappings.refresh(std::process::id()).unwrap();
-        let location = mappings.locate(this_program_finds_its_own_code as *const () as u64).unwrap();
+        let location = mappings
+            .locate(this_program_finds_its_own_code as *const () as u64)
+            .unwrap();
         assert_eq!(location.module.path, std::env::current_exe().unwrap());
         assert!(location.module.file.is_some());
         assert!(mappings.locate(0).is_none());

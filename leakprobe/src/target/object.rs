@@ -47,8 +47,15 @@ impl ElfObject {
     /// # Errors
     ///
     /// If it cannot be read or is no ELF file.
-    pub fn open(file: File, path: String, names: &[&str]) -> Result<(Self, HashMap<String, Vec<Symbol>>)> {
-        let cache = ReadCache::new(file.try_clone().context("failed to duplicate a descriptor")?);
+    pub fn open(
+        file: File,
+        path: String,
+        names: &[&str],
+    ) -> Result<(Self, HashMap<String, Vec<Symbol>>)> {
+        let cache = ReadCache::new(
+            file.try_clone()
+                .context("failed to duplicate a descriptor")?,
+        );
         let elf = object::File::parse(&cache)
             .with_context(|| format!("failed to parse `{path}` as an ELF file"))?;
         let segments: Vec<Segment> = elf
@@ -61,15 +68,28 @@ impl ElfObject {
                 Segment { address: segment.address(), size: segment.size().min(file_size), offset }
             })
             .collect();
-        let this = Self { file, path, segments };
+        let this = Self {
+            file,
+            path,
+            segments,
+        };
         let mut found: HashMap<String, Vec<Symbol>> = HashMap::new();
         let mut add = |symbol: object::Symbol<'_, '_, _>| {
             let Ok(name) = symbol.name() else { return };
-            if !names.contains(&name) || !symbol.is_definition() || symbol.kind() != SymbolKind::Text {
+            if !names.contains(&name)
+                || !symbol.is_definition()
+                || symbol.kind() != SymbolKind::Text
+            {
                 return;
             }
-            let Some(offset) = this.file_offset(symbol.address()) else { return };
-            let symbol = Symbol { offset, address: symbol.address(), size: symbol.size() };
+            let Some(offset) = this.file_offset(symbol.address()) else {
+                return;
+            };
+            let symbol = Symbol {
+                offset,
+                address: symbol.address(),
+                size: symbol.size(),
+            };
             let symbols = found.entry(name.to_owned()).or_default();
             if symbols.iter().all(|known| known.offset != offset) {
                 symbols.push(symbol);
@@ -97,7 +117,9 @@ impl ElfObject {
     fn file_offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {
             let within = address.checked_sub(segment.address)?;
-            (within < segment.size).then(|| segment.offset.checked_add(within)).flatten()
+            (within < segment.size)
+                .then(|| segment.offset.checked_add(within))
+                .flatten()
         })
     }
 
@@ -108,7 +130,11 @@ impl ElfObject {
     /// If the file cannot be read there.
     pub fn code(&self, symbol: &Symbol) -> Result<Vec<u8>> {
         use std::os::unix::fs::FileExt;
-        let size = if symbol.size == 0 { 256 } else { symbol.size.min(MAX_CODE) };
+        let size = if symbol.size == 0 {
+            256
+        } else {
+            symbol.size.min(MAX_CODE)
+        };
         let mut code = vec![0; size as usize];
         let read = self
             .file

@@ -30,12 +30,13 @@ impl Process {
     /// zombie, a 32-bit program.
     pub fn open(pid: u32) -> Result<Self> {
         let pidfd = pidfd_open(pid).map_err(|error| match error.raw_os_error() {
-            Some(libc::ESRCH) => anyhow::anyhow!(
-                "there is no process {pid}: check the PID with `ps -e`"
-            ),
+            Some(libc::ESRCH) => {
+                anyhow::anyhow!("there is no process {pid}: check the PID with `ps -e`")
+            }
             Some(libc::EINVAL) => anyhow::anyhow!(
                 "{pid} is a thread, not a process: give the PID of its process, {}",
-                thread_group(pid).map_or("the Tgid in /proc/PID/status".into(), |id| id.to_string())
+                thread_group(pid)
+                    .map_or("the Tgid in /proc/PID/status".into(), |id| id.to_string())
             ),
             _ => anyhow::Error::new(error).context(format!("failed to open process {pid}")),
         })?;
@@ -45,7 +46,11 @@ impl Process {
             'X' | 'x' => bail!("process {pid} has just ended"),
             _ => {}
         }
-        let process = Self { pid, pidfd, start_time: stat.starttime };
+        let process = Self {
+            pid,
+            pidfd,
+            start_time: stat.starttime,
+        };
         if stat.flags & KERNEL_THREAD != 0 {
             bail!("process {pid} is a kernel thread: it has no malloc; give the PID of a program");
         }
@@ -89,7 +94,11 @@ impl Process {
 
     /// Last field of `NSpid` in `/proc/PID/status`: the PID as the process itself sees it.
     fn ns_pid(&self) -> Option<u32> {
-        status_field(self.pid, "NSpid:")?.split_whitespace().last()?.parse().ok()
+        status_field(self.pid, "NSpid:")?
+            .split_whitespace()
+            .last()?
+            .parse()
+            .ok()
     }
 
     /// leakprobe follows one calling convention; the class byte of the executable tells which one
@@ -106,7 +115,8 @@ impl Process {
             ),
             _ => anyhow::Error::new(error).context(format!("failed to open `{path}`")),
         })?;
-        file.read_exact(&mut header).with_context(|| format!("failed to read `{path}`"))?;
+        file.read_exact(&mut header)
+            .with_context(|| format!("failed to read `{path}`"))?;
         if header[..4] == *b"\x7fELF" && header[4] != 2 {
             bail!(
                 "process {pid} is a 32-bit program, which leakprobe cannot follow: profile a \
@@ -144,7 +154,11 @@ fn status_field(pid: u32, name: &str) -> Option<String> {
     let status = fs::read(format!("/proc/{pid}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     // The first line is the name, which may hold anything but a newline.
-    status.lines().skip(1).find_map(|line| line.strip_prefix(name)).map(str::to_owned)
+    status
+        .lines()
+        .skip(1)
+        .find_map(|line| line.strip_prefix(name))
+        .map(str::to_owned)
 }
 
 impl AsRawFd for Process {

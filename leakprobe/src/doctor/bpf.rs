@@ -1,0 +1,176 @@
+//! Checks of what the kernel's BPF can do.
+
+use anyhow::Result;
+
+use super::{Check, Status};
+use crate::probe::feature::{Feature, is_supported};
+
+/// A feature, what it is called here, and what its absence means.
+struct Wanted {
+    feature: Feature,
+    name: &'static str,
+    absence: Status,
+    without: &'static str,
+    advice: &'static str,
+}
+
+const NEWER: &str = "boot Linux 6.1 or later with CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS";
+
+const WANTED: [Wanted; 9] = [
+    Wanted {
+        feature: Feature::RingBuffer,
+        name: "ring buffer",
+        absence: Status::Missing,
+        without: "new stacks could not be told",
+        advice: NEWER,
+    },
+    Wanted {
+        feature: Feature::GrowingHash,
+        name: "growing hash",
+        absence: Status::Missing,
+        without: "live blocks could not be kept without reserving memory for all",
+        advice: NEWER,
+    },
+    Wanted {
+        feature: Feature::RawTracepoint,
+        name: "raw tracepoints",
+        absence: Status::Missing,
+        without: "the target's execs and signals could not be followed",
+        advice: NEWER,
+    },
+    Wanted {
+        feature: Feature::Loop,
+        name: "bpf_loop",
+        absence: Status::Missing,
+        without: "stacks could not be walked",
+        advice: NEWER,
+    },
+    Wanted {
+        feature: Feature::ReadKernel,
+        name: "reading the kernel",
+        absence: Status::Missing,
+        without: "signal handlers that allocate could not be told apart",
+        advice: "boot with lockdown=integrity, or none",
+    },
+    Wanted {
+        feature: Feature::AttachCookie,
+        name: "attach cookies",
+        absence: Status::Degraded,
+        without: "leakprobe does without",
+        advice: "nothing has to be done",
+    },
+    Wanted {
+        feature: Feature::UprobeMulti,
+        name: "uprobe_multi",
+        absence: Status::Degraded,
+        without: "each probe is attached on its own, which takes longer",
+        advice: "Linux 6.6 and later have it; nothing has to be done",
+    },
+    Wanted {
+        feature: Feature::UprobeMultiOfProcess,
+        name: "uprobe_multi by PID",
+        absence: Status::Degraded,
+        without: "each probe is attached on its own, which takes longer",
+        advice: "Linux 6.6.35, 6.9.5, 6.10 and later have it; nothing has to be done",
+    },
+    Wanted {
+        feature: Feature::UprobeSession,
+        name: "uprobe sessions",
+        absence: Status::Degraded,
+        without: "calls within calls cost a return probe each",
+        advice: "Linux 6.13 and later have them; nothing has to be done",
+    },
+];
+
+/// All of them; a single one if the kernel answers none of the questions.
+pub fn checks() -> Vec<Check> {
+    let answers: Vec<_> = WANTED
+        .iter()
+        .map(|wanted| is_supported(wanted.feature))
+        .collect();
+    judge(answers)
+}
+
+/// `answers` in the order of [`WANTED`].
+fn judge(answers: Vec<Result<bool>>) -> Vec<Check> {
+    if answers.iter().all(Result::is_err)
+        && let Some(Err(error)) = answers.first()
+    {
+        return vec![Check::missing(
+            "BPF",
+            format!(
+                "the kernel does not tell what it can do: {}",
+                error.root_cause()
+            ),
+            "see capabilities; in a container, its seccomp filter must allow bpf",
+        )];
+    }
+    WANTED
+        .iter()
+        .zip(answers)
+        .map(|(wanted, answer)| check(wanted, answer))
+        .collect()
+}
+
+fn check(wanted: &Wanted, supported: Result<bool>) -> Check {
+    let (found, advice) = match supported {
+        Ok(true) => return Check::ok(wanted.name, "supported"),
+        Ok(false) => (format!("not supported: {}", wanted.without), wanted.advice),
+        Err(error) => (
+            format!("the kernel does not tell: {}", error.root_cause()),
+            "see capabilities",
+        ),
+    };
+    let advice = Some(advice.into());
+    Check {
+        name: wanted.name.into(),
+        status: wanted.absence,
+        found,
+        advice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(feature: Feature) -> &'static Wanted {
+        WANTED
+            .iter()
+            .find(|wanted| wanted.feature == feature)
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_needed_is_told_from_what_is_welcome() {
+        let status = |feature, supported| check(wanted(feature), supported).status;
+        assert_eq!(status(Feature::Loop, Ok(true)), Status::Ok);
+        assert_eq!(status(Feature::Loop, Ok(false)), Status::Missing);
+        assert_eq!(status(Feature::UprobeMulti, Ok(false)), Status::Degraded);
+        assert_eq!(
+            status(Feature::Loop, Err(anyhow::anyhow!("no"))),
+            Status::Missing
+        );
+    }
+
+    fn refusal() -> Result<bool> {
+        let error = anyhow::Error::new(std::io::Error::from_raw_os_error(libc::EPERM));
+        Err(error.context("failed to load"))
+    }
+
+    #[test]
+    fn a_refusal_is_not_called_unsupported() {
+        let check = check(wanted(Feature::Loop), refusal());
+        assert_eq!(
+            check.found,
+            "the kernel does not tell: Operation not permitted (os error 1)"
+        );
+    }
+
+    #[test]
+    fn refusals_are_told_once() {
+        let checks = judge(WANTED.iter().map(|_| refusal()).collect());
+        assert_eq!(checks.len(), 1);
+        assert_eq!(checks[0].status, Status::Missing);
+    }
+}

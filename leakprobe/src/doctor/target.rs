@@ -1,0 +1,195 @@
+//! Checks of one process: who it is, what allocates for it, and where its probes would go.
+
+use std::fs;
+
+use super::{Check, Status};
+use crate::probe::danger::{Danger, danger};
+use crate::probe::functions;
+use crate::probe::plan::{self, Point};
+use crate::probe::site::SiteCost;
+use crate::target::{Allocator, Process};
+
+/// All of them, as far as one is possible without the one before.
+pub fn checks(pid: u32) -> Vec<Check> {
+    let process = match Process::open(pid) {
+        Ok(process) => process,
+        Err(error) => return vec![failed("process", &error)],
+    };
+    let info = process.info();
+    let exe = info.exe.unwrap_or_else(|| "an unknown file".into());
+    let mut checks = vec![
+        Check::ok("process", format!("`{}`, which runs {exe}", info.comm)),
+        Check::ok("PID", pids(pid, info.ns_pid)),
+        Check::ok("namespaces", namespaces(pid)),
+        return_probes(pid),
+    ];
+    match Allocator::find(&process, &functions::names()) {
+        Ok(allocator) => {
+            checks.push(allocator_check(&allocator));
+            match plan::points(&allocator) {
+                Ok(points) => checks.extend(points.iter().map(site)),
+                Err(error) => checks.push(failed("probe sites", &error)),
+            }
+        }
+        Err(error) => checks.push(failed("allocator", &error)),
+    }
+    if process.has_ended() {
+        checks.push(Check::missing(
+            "process",
+            "it ended while it was looked at, and all of the above may be of another",
+            "look at it again if it is back under another PID",
+        ));
+    }
+    checks
+}
+
+/// Errors of the other stages say what to do themselves.
+fn failed(name: &str, error: &anyhow::Error) -> Check {
+    let found = format!("{error:#}");
+    Check {
+        name: name.into(),
+        status: Status::Missing,
+        found,
+        advice: None,
+    }
+}
+
+fn pids(here: u32, inside: u32) -> String {
+    if here == inside {
+        return format!("{here}, here and for itself");
+    }
+    format!("{here} here; {inside} for itself, in its PID namespace")
+}
+
+/// Which namespaces the process does not share with leakprobe, of those that matter.
+fn namespaces(pid: u32) -> String {
+    let other = |name: &&str| {
+        let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{name}")).ok();
+        of("self") != of(&pid.to_string())
+    };
+    let others: Vec<&str> = ["mnt", "pid", "user"].into_iter().filter(other).collect();
+    if others.is_empty() {
+        return "those of leakprobe".into();
+    }
+    format!(
+        "its own: {}; its files are found through its root",
+        others.join(", ")
+    )
+}
+
+fn return_probes(pid: u32) -> Check {
+    match danger(pid) {
+        None => Check::ok("return probes", "no harm to it"),
+        Some(danger @ Danger::Seccomp) => Check::missing(
+            "return probes",
+            danger.to_string(),
+            "boot Linux 6.12.14, 6.13.3, 6.14 or later, or run it without a seccomp filter",
+        ),
+        Some(danger @ Danger::ShadowStack) => Check::missing(
+            "return probes",
+            danger.to_string(),
+            "boot Linux 6.11 or later, or run it without a shadow stack (GLIBC_TUNABLES)",
+        ),
+    }
+}
+
+fn allocator_check(allocator: &Allocator) -> Check {
+    let info = allocator.info();
+    let found = format!("{}, in {}", info.name, info.path);
+    if allocator.others().is_empty() {
+        return Check::ok("allocator", found);
+    }
+    Check::degraded(
+        "allocator",
+        format!(
+            "{found}; {} define malloc too",
+            allocator.others().join(", ")
+        ),
+        "figures are of the first alone; if another one serves the process, they are not its own",
+    )
+}
+
+fn site(point: &Point) -> Check {
+    let (site, name) = (&point.site, point.function.name);
+    let found = format!("+{}: {}, {}", site.offset, site.instruction, site.cost);
+    // Of the others, few programs make many calls.
+    if site.cost == SiteCost::SingleStepped && point.function.required {
+        return Check::degraded(
+            name,
+            found,
+            "nothing has to be done, but each call costs two traps instead of one, and the \
+             target slows down more than with another allocator",
+        );
+    }
+    Check::ok(name, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::site::Site;
+
+    fn point(name: &str, cost: SiteCost) -> Point {
+        let function = functions::FUNCTIONS
+            .iter()
+            .find(|function| function.name == name)
+            .unwrap();
+        Point {
+            function,
+            offset: 0,
+            site: Site {
+                offset: 3,
+                cost,
+                instruction: "je 0x10".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn a_slow_site_matters_where_calls_are_many() {
+        let check = site(&point("free", SiteCost::Emulated));
+        assert_eq!(
+            (check.status, check.found.as_str()),
+            (Status::Ok, "+3: je 0x10, emulated")
+        );
+        assert_eq!(
+            site(&point("free", SiteCost::SingleStepped)).status,
+            Status::Degraded
+        );
+        assert_eq!(
+            site(&point("reallocarray", SiteCost::SingleStepped)).status,
+            Status::Ok
+        );
+    }
+
+    #[test]
+    fn both_pids_are_told() {
+        assert_eq!(pids(7, 7), "7, here and for itself");
+        assert_eq!(
+            pids(4711, 1),
+            "4711 here; 1 for itself, in its PID namespace"
+        );
+    }
+
+    #[test]
+    fn this_process_shares_our_namespaces() {
+        assert_eq!(namespaces(std::process::id()), "those of leakprobe");
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_one_missing() {
+        // More than `PID_MAX_LIMIT`.
+        let checks = checks(1 << 30);
+        assert_eq!(checks.len(), 1);
+        assert_eq!(checks[0].status, Status::Missing);
+    }
+
+    #[test]
+    fn this_process_has_an_allocator_with_sites() {
+        let checks = checks(std::process::id());
+        let names: Vec<&str> = checks.iter().map(|check| check.name.as_str()).collect();
+        for name in ["process", "allocator", "malloc", "free"] {
+            assert!(names.contains(&name), "{checks:#?}");
+        }
+    }
+}
