@@ -1,6 +1,7 @@
 //! `cargo xtask`: what cargo cannot do alone. One module per task; this file only names them.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -54,9 +55,18 @@ enum Task {
     Node,
 }
 
-fn main() -> Result<()> {
-    let cli = Cli::parse();
-    match cli.task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Demo => demo::run(),
         Task::Test(options) => test::run(&options),
         Task::Kernels { name, object } => {
