@@ -112,11 +112,16 @@ pub enum Control {
     /// Address of the kernel's return trampoline in the target, 0 while unknown. Set by the user
     /// side, which finds it in the target's mappings; cleared by the kernel side at an exec.
     Trampoline = 2,
+    /// First address of the probed functions' code in the target, 0 while unknown; set and cleared
+    /// like the trampoline.
+    AllocatorStart = 3,
+    /// Address after the last of the probed functions' code.
+    AllocatorEnd = 4,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 3;
+    pub const ALL: usize = 5;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

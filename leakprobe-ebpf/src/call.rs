@@ -4,10 +4,12 @@
 //! with its return by the stack pointer it was entered with, so no depth counter can drift.
 //! Calls that are not nested, although another seems to be in flight, are told apart:
 //!
-//! - a signal handler that interrupted an allocator call and allocates itself: the signal was
-//!   marked on the call below ([`interrupt`]), and the handler's calls count on their own;
-//! - a call that was left by longjmp or an exception: its return address is no longer the
-//!   kernel's trampoline, or the stack has shrunk past it. It is dropped and counted.
+//! - a call from outside of the allocator's own code counts on its own: it comes from a callback,
+//!   or the call below was left by longjmp;
+//! - so does a call of a signal handler, wherever it comes from: the signal was marked on the call
+//!   that it interrupted ([`interrupt`]);
+//! - a call whose return address is no longer the kernel's trampoline, or past which the stack has
+//!   shrunk, was left by longjmp or an exception. It is dropped and counted.
 
 use core::ffi::{c_long, c_void};
 
@@ -175,7 +177,10 @@ impl Thread {
         let mut admission = Admission {
             thread: self,
             sp,
+            ip: arch::return_address(sp).unwrap_or(0),
             trampoline: control(Control::Trampoline),
+            allocator_start: control(Control::AllocatorStart),
+            allocator_end: control(Control::AllocatorEnd),
             nested: 0,
         };
         repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
@@ -231,7 +236,11 @@ impl Abandonment {
 struct Admission {
     thread: *mut Thread,
     sp: u64,
+    /// Return address of the call.
+    ip: u64,
     trampoline: u64,
+    allocator_start: u64,
+    allocator_end: u64,
     /// 1 if the call is nested in the one that is now innermost.
     nested: u64,
 }
@@ -249,16 +258,22 @@ impl Admission {
         {
             return 1;
         }
-        let slot = read_user(top.sp).unwrap_or(0);
-        let hijacked = if state.trampoline != 0 {
-            slot == state.trampoline
-        } else {
-            slot != top.ip
-        };
-        // A tail call (`sp == top.sp`) finds the trampoline where a call has its return address.
-        if sp <= top.sp && hijacked {
-            state.nested = 1;
-            return 1;
+        if sp <= top.sp {
+            let slot = read_user(top.sp).unwrap_or(0);
+            let hijacked = if state.trampoline != 0 {
+                slot == state.trampoline
+            } else {
+                slot != top.ip
+            };
+            // A tail call (`sp == top.sp`) finds the trampoline where a call has its return
+            // address.
+            if hijacked {
+                let inside = sp == top.sp
+                    || state.allocator_start == 0
+                    || (state.ip >= state.allocator_start && state.ip < state.allocator_end);
+                state.nested = inside as u64;
+                return 1;
+            }
         }
         thread.abandon_top();
         0

@@ -73,6 +73,7 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     let space = control(Control::Space) + 1;
     set_control(Control::Space, space);
     set_control(Control::Trampoline, 0);
+    set_control(Control::AllocatorStart, 0);
     info!(ctx, "the target executed a new program: address space {}", space);
     let Some(mut entry) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::ExecEventsLost);

@@ -31,7 +31,7 @@ pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
     let mut taken = HashSet::new();
     for function in FUNCTIONS {
         let found = allocator.functions(function.name)?;
-        if found.is_empty() && function.required {
+        if found.is_empty() && function.required && !allocator.object().is_static() {
             bail!(
                 "`{path}` defines `malloc` but no `{}`: without it nothing can be told about what \
                  is freed",

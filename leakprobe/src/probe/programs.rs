@@ -168,6 +168,16 @@ impl Probes {
         self.set(Control::Trampoline, address)
     }
 
+    /// Tells the programs where the allocator's functions are in the target.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_allocator(&mut self, (start, end): (u64, u64)) -> Result<()> {
+        self.set(Control::AllocatorEnd, end)?;
+        self.set(Control::AllocatorStart, start)
+    }
+
     /// Number of the target's address space: how often it has executed a new program.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::command::Command;
@@ -42,6 +42,8 @@ pub struct Session {
     attach_time: Duration,
     trampoline: Option<u64>,
     searching: Option<Search>,
+    interrupt: Signal,
+    terminate: Signal,
     losses: BTreeMap<String, u64>,
     notes: Vec<String>,
 }
@@ -67,6 +69,9 @@ impl Session {
         config: &Config,
     ) -> Result<Self> {
         let start = Instant::now();
+        // From here on a signal ends the recording, not leakprobe.
+        let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
         let names = functions::names();
         let mut command = command;
         let allocator = match &mut command {
@@ -87,6 +92,9 @@ impl Session {
             log_from_kernel(&mut probes)?;
         }
         probes.attach(&process, &allocator, &points)?;
+        if let Some(range) = allocator.code_range(&process)? {
+            probes.set_allocator(range)?;
+        }
         let mut stacks = Stacks::default();
         stacks.refresh(process.pid());
         let began = Instant::now();
@@ -109,6 +117,8 @@ impl Session {
             attach_time: start.elapsed(),
             trampoline: None,
             searching: None,
+            interrupt,
+            terminate,
             losses: BTreeMap::new(),
             notes: Vec::new(),
         };
@@ -152,8 +162,6 @@ impl Session {
         progress: &mut Progress,
         print: &mut Print<'_>,
     ) -> Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
         let ended = watch(self.process.pidfd().try_clone_to_owned()?)
             .context("failed to watch for the end of the target")?;
         let mut seconds = interval(Duration::from_secs(1));
@@ -176,8 +184,8 @@ impl Session {
             };
             tokio::select! {
                 biased;
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => return Ok(()),
                 _ = ended.readable() => {
                     progress.say(&format!("process {} has ended", self.target.pid));
                     return Ok(());
@@ -290,6 +298,9 @@ impl Session {
             return Ok(());
         };
         self.searching = None;
+        if let Some(range) = allocator.code_range(&self.process)? {
+            self.probes.set_allocator(range)?;
+        }
         self.stacks.refresh(self.process.pid());
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             return Ok(()); // the same file: the probes are in place already

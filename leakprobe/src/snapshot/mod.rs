@@ -56,7 +56,8 @@ pub enum Verdict {
 pub struct Evidence {
     /// Complete or partial.
     pub verdict: Verdict,
-    /// Loss name to count; only counts above zero.
+    /// Counts above zero, by name. Not all of them make the result partial: what a count means for
+    /// it, [`leakprobe_common::Counter`] says.
     pub losses: BTreeMap<String, u64>,
     /// Sentences for a person.
     pub notes: Vec<String>,

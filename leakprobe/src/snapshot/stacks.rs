@@ -46,7 +46,11 @@ impl Stacks {
         }
         let stale = self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
         let unlocated = std::mem::take(&mut self.unlocated);
-        if stale && !unlocated.iter().all(|(_, addresses)| self.knows(addresses)) {
+        // The kernel maps its trampoline when the first probed call returns, which was before the
+        // first stack arrived.
+        let complete = self.mappings.trampoline().is_some()
+            && unlocated.iter().all(|(_, addresses)| self.knows(addresses));
+        if stale && !complete {
             // An error means that the process is gone: what was known has to do.
             let _ = self.mappings.refresh(pid);
             self.refreshed = Some(Instant::now());
@@ -72,7 +76,6 @@ impl Stacks {
     /// Reads the mappings now, so that they are known should the process end soon.
     pub fn refresh(&mut self, pid: u32) {
         let _ = self.mappings.refresh(pid);
-        self.refreshed = Some(Instant::now());
     }
 
     /// Forgets the mappings: the process has a new address space.

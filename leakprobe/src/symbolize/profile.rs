@@ -65,30 +65,34 @@ pub fn profile(
         mut losses,
         mut notes,
     } = header;
-    let mut lose = |name: &str, count: u64| {
+    let mut count = |name: &str, count: u64| {
         if count > 0 {
             *losses.entry(name.to_owned()).or_default() += count;
         }
     };
-    for &(counter, count) in &snapshot.counters {
+    count("unbalanced_blocks", snapshot.unbalanced);
+    count("stacks_without_frames", without_frames);
+    for &(counter, value) in &snapshot.counters {
         if counter.is_loss() {
-            lose(counter.name(), count);
-        } else if count > 0 {
-            notes.push(format!("{}: {count} {}", counter.name(), counter.meaning()));
+            count(counter.name(), value);
         }
     }
-    lose("unbalanced_blocks", snapshot.unbalanced);
-    lose("stacks_without_frames", without_frames);
-    notes.extend(
-        names
-            .failures()
-            .map(|(path, why)| format!("no names from `{path}`: {why}")),
-    );
     let verdict = if losses.is_empty() {
         Verdict::Complete
     } else {
         Verdict::Partial
     };
+    // What loses nothing is counted all the same.
+    for &(counter, value) in &snapshot.counters {
+        if value > 0 {
+            losses.insert(counter.name().to_owned(), value);
+        }
+    }
+    notes.extend(
+        names
+            .failures()
+            .map(|(path, why)| format!("no names from `{path}`: {why}")),
+    );
     Profile {
         schema: 1,
         target,

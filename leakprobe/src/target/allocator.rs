@@ -83,7 +83,8 @@ impl Allocator {
             else {
                 continue;
             };
-            if !symbols.contains_key("malloc") {
+            // A static program may use no more than aligned_alloc.
+            if !symbols.contains_key("malloc") && !(object.is_static() && !symbols.is_empty()) {
                 continue;
             }
             let (rank, name) = if is_executable {
@@ -133,6 +134,35 @@ impl Allocator {
     /// Device and inode: two processes with the same share its code.
     pub fn identity(&self) -> (u32, u32, u64) {
         self.identity
+    }
+
+    /// Addresses of the process between which all of the allocator's functions lie; what they call
+    /// of one another, they call from there. `None` if they are not mapped in one piece.
+    ///
+    /// # Errors
+    ///
+    /// If the process cannot be read.
+    pub fn code_range(&self, process: &Process) -> Result<Option<(u64, u64)>> {
+        let symbols = || self.symbols.values().flatten();
+        let (Some(start), Some(end)) = (
+            symbols().map(|symbol| symbol.offset).min(),
+            symbols()
+                .map(|symbol| symbol.offset.saturating_add(symbol.size))
+                .max(),
+        ) else {
+            return Ok(None);
+        };
+        Ok(Mapping::read_all(process.pid())?
+            .iter()
+            .find_map(|mapping| {
+                let identity = (mapping.device.0, mapping.device.1, mapping.inode);
+                let within = mapping.executable
+                    && identity == self.identity
+                    && start >= mapping.offset
+                    && end <= mapping.offset + (mapping.end - mapping.start);
+                let address = |offset| mapping.start + (offset - mapping.offset);
+                within.then(|| (address(start), address(end)))
+            }))
     }
 
     /// Paths of other objects that define `malloc` too, and are not probed.

@@ -19,6 +19,7 @@ pub struct ElfObject {
     file: File,
     path: String,
     segments: Vec<Segment>,
+    is_static: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,14 +70,16 @@ impl ElfObject {
                 Segment { address: segment.address(), size: segment.size().min(file_size), offset }
             })
             .collect();
-        let this = Self {
+        let mut this = Self {
             file,
             path,
             segments,
+            is_static: false,
         };
         let mut found = this.find(elf.dynamic_symbols(), names);
         if is_executable && found.is_empty() && elf.section_by_name(".interp").is_none() {
             found = this.find(elf.symbols(), names);
+            this.is_static = true;
         }
         Ok((this, found))
     }
@@ -111,6 +114,11 @@ impl ElfObject {
     /// Path as in the target's mount namespace.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether it is a static executable, which holds only the functions that it uses.
+    pub fn is_static(&self) -> bool {
+        self.is_static
     }
 
     /// The file.
