@@ -118,6 +118,9 @@ fn static_cargo(words: &[&str]) -> Command {
     cargo.args(words).args(["--release", "--target", TARGET]);
     // With a target given, the flag does not reach build scripts and macros, which cannot have it.
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    // Nobody waits for these programs as long as for their compiler.
+    cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false");
     cargo.arg("--target-dir").arg(target_dir());
     cargo
 }
