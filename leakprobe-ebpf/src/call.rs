@@ -133,14 +133,20 @@ const NO_CALL: Call = Call {
 static NEW_THREAD: Thread = Thread { depth: 0, calls: [NO_CALL; MAX_NESTED_CALLS] };
 
 impl Thread {
+    /// The call at a level, counted from the outermost; levels beyond the last wrap around, since
+    /// a bounds check would panic, which a BPF program cannot.
+    #[inline(always)]
+    fn call(&mut self, level: u64) -> &mut Call {
+        let level = opaque(level) & (MAX_NESTED_CALLS as u64 - 1);
+        // SAFETY: the mask keeps the level below MAX_NESTED_CALLS, a power of two.
+        unsafe { self.calls.get_unchecked_mut(level as usize) }
+    }
+
     /// The innermost call in flight.
     #[inline(always)]
     fn top(&mut self) -> Option<&mut Call> {
         let depth = self.depth;
-        if depth == 0 || depth > MAX_NESTED_CALLS as u64 {
-            return None;
-        }
-        Some(&mut self.calls[depth as usize - 1])
+        (depth != 0).then(|| self.call(depth - 1))
     }
 
     /// Drops the innermost call, which will never return.
@@ -210,9 +216,10 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
     if !thread.admits(sp) {
         return 0;
     }
-    let depth = thread.depth as usize;
-    if depth >= MAX_NESTED_CALLS {
+    let depth = thread.depth;
+    if depth >= MAX_NESTED_CALLS as u64 {
         count(Counter::NestedTooDeep);
+        debug!(ctx, "{} allocator calls on top of one another", depth);
         return 0;
     }
     let Some(ip) = arch::return_address(sp) else {
@@ -220,7 +227,7 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
         return 0;
     };
     let request = request(arch::arguments(regs));
-    let call = &mut thread.calls[depth];
+    let call = thread.call(depth);
     call.sp = sp;
     call.ip = ip;
     call.kind = request.kind as u64;
@@ -241,7 +248,7 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
     }
     let start = Start { ip, sp, fp: arch::frame_pointer(regs) };
     (call.stack, call.frames) = stack::identify(start);
-    thread.depth = depth as u64 + 1;
+    thread.depth = depth + 1;
     0
 }
 
@@ -256,25 +263,20 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
     let regs = registers(ctx);
     let sp = arch::entry_sp_at_return(regs);
     // A call below the top returns when what is above it was abandoned by a handler's siglongjmp.
-    let mut found = MAX_NESTED_CALLS;
-    for level in 0..MAX_NESTED_CALLS {
-        if (level as u64) < thread.depth && thread.calls[level].sp == sp {
-            found = level;
-        }
-    }
-    if found >= MAX_NESTED_CALLS {
+    let Some(found) = (0..MAX_NESTED_CALLS as u64)
+        .rev()
+        .find(|&level| level < thread.depth && thread.call(level).sp == sp)
+    else {
         return 0;
-    }
+    };
     for _ in 0..MAX_NESTED_CALLS {
-        if thread.depth > found as u64 + 1 {
+        if thread.depth > found + 1 {
+            debug!(ctx, "a call above the one at {:x} never returned", sp);
             thread.abandon_top();
         }
     }
-    thread.depth = found as u64;
-    finish(&mut thread.calls[found], regs);
-    if control(Control::Trampoline) == 0 {
-        debug!(ctx, "trampoline not known yet");
-    }
+    thread.depth = found;
+    finish(thread.call(found), regs);
     0
 }
 

@@ -37,7 +37,7 @@ struct Walk {
     lowest: u64,
     hash: u64,
     len: u64,
-    /// Room for frames, or null while only the hash is wanted.
+    /// Room for `capacity` frames; only looked at by a walk that keeps them.
     frames: *mut u64,
     capacity: u64,
     cut: u64,
@@ -45,8 +45,8 @@ struct Walk {
 
 impl Walk {
     #[inline(always)]
-    fn push(&mut self, ip: u64) {
-        if !self.frames.is_null() {
+    fn push<const KEEP: bool>(&mut self, ip: u64) {
+        if KEEP {
             let index = opaque(self.len) & (MAX_FRAMES as u64);
             if index < self.capacity {
                 // SAFETY: `frames` has room for `capacity` words.
@@ -62,7 +62,7 @@ impl Walk {
 }
 
 /// One step down the chain of frame pointers; 1 ends the walk.
-unsafe extern "C" fn step(_index: u32, walk: *mut c_void) -> c_long {
+unsafe extern "C" fn step<const KEEP: bool>(_index: u32, walk: *mut c_void) -> c_long {
     // SAFETY: `bpf_loop` passes on what `walk` gave it.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     let fp = walk.fp;
@@ -80,14 +80,16 @@ unsafe extern "C" fn step(_index: u32, walk: *mut c_void) -> c_long {
         walk.cut = STACK_CUT;
         return 1;
     }
-    walk.push(ip);
+    walk.push::<KEEP>(ip);
     walk.lowest = fp;
     walk.fp = next;
     0
 }
 
+/// Walks from `start`. With `KEEP` the frames go to `frames`; without, only the hash is made. (Two
+/// callbacks, because the verifier forgets that a pointer was null when a loop calls back.)
 #[inline(always)]
-fn walk(start: Start, frames: *mut u64, capacity: u64) -> Walk {
+fn walk<const KEEP: bool>(start: Start, frames: *mut u64, capacity: u64) -> Walk {
     let mut walk = Walk {
         fp: start.fp,
         lowest: start.sp,
@@ -97,8 +99,8 @@ fn walk(start: Start, frames: *mut u64, capacity: u64) -> Walk {
         capacity,
         cut: 0,
     };
-    walk.push(start.ip);
-    let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step;
+    walk.push::<KEEP>(start.ip);
+    let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step::<KEEP>;
     // SAFETY: the callback gets a pointer to `walk`, which outlives the loop.
     unsafe {
         bpf_loop(
@@ -116,7 +118,7 @@ fn walk(start: Start, frames: *mut u64, capacity: u64) -> Walk {
 /// Id of the stack, its number of frames, and whether it was cut.
 #[inline(always)]
 pub fn identify(start: Start) -> (u64, u64) {
-    let walk = walk(start, core::ptr::null_mut(), 0);
+    let walk = walk::<false>(start, core::ptr::null_mut(), 0);
     if walk.cut != 0 {
         count(Counter::StacksCut);
     }
@@ -149,7 +151,7 @@ fn send<const N: usize>(start: Start, key: StackKey) -> u64 {
     let walk = unsafe {
         (*event).kind = EventKind::Stack as u64;
         (*event).key = key;
-        let walk = walk(start, (&raw mut (*event).frames).cast(), N as u64);
+        let walk = walk::<true>(start, (&raw mut (*event).frames).cast(), N as u64);
         (*event).len = walk.len | walk.cut;
         walk
     };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use leakprobe::cli::{self, Command};
-use leakprobe::record;
+use leakprobe::{doctor, record};
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os()) {

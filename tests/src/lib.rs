@@ -9,6 +9,7 @@
 pub mod code;
 pub mod exact;
 pub mod leakprobe;
+pub mod node;
 pub mod process;
 pub mod report;
 pub mod victim;

@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-enum { SIGNALS = 3000 };
+enum { SIGNALS = 1000 };
 static struct site in_handler = {.frames = "leak_in_handler,on_signal"};
 static struct site in_loop = {.frames = "leak_in_loop,work,main"};
 static pthread_barrier_t started, finished;

@@ -152,6 +152,11 @@ fn strip(bytes: &[u8]) -> Result<Vec<u8>> {
     for section in &mut builder.sections {
         let name = section.name.as_slice();
         section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+        if name == b".BTF"
+            && let SectionData::Data(data) = &mut section.data
+        {
+            *data = mend_union_names(data).into();
+        }
     }
     // LLVM keeps the names of sections and of symbols in one table; the writer wants two.
     let names = builder.sections.add();
@@ -164,6 +169,23 @@ fn strip(bytes: &[u8]) -> Result<Vec<u8>> {
         .write(&mut out)
         .context("failed to write the stripped BPF object")?;
     Ok(out)
+}
+
+/// Makes identifiers of the names of generic unions. bpf-linker does that for structures only, and
+/// the kernel refuses type information with a `<` in a name. (`aya_ebpf::Global` holds such a
+/// union.)
+fn mend_union_names(btf: &[u8]) -> Vec<u8> {
+    const PREFIX: &[u8] = b"MaybeUninit<";
+    let mut mended = btf.to_vec();
+    let places = btf.windows(PREFIX.len()).enumerate();
+    for (start, _) in places.filter(|(_, bytes)| *bytes == PREFIX) {
+        for byte in mended[start..].iter_mut().take_while(|byte| **byte != 0) {
+            if !byte.is_ascii_alphanumeric() {
+                *byte = b'_';
+            }
+        }
+    }
+    mended
 }
 
 fn tools() -> PathBuf {

@@ -9,9 +9,11 @@ use clap::{Parser, Subcommand};
 mod cmd;
 mod debian;
 mod demo;
+mod docker;
 mod ebpf;
 mod initramfs;
 mod kernels;
+mod node;
 mod packages;
 mod qemu;
 mod sum;
@@ -49,6 +51,8 @@ enum Task {
     },
     /// Compile the victims of the end-to-end tests into target/fixtures/victims.
     Victims,
+    /// Make the musl Node that the tests profile: a root file system and a Docker image.
+    Node,
 }
 
 fn main() -> ExitCode {
@@ -71,5 +75,6 @@ fn run(task: Task) -> Result<()> {
         Task::Ebpf { check: true } => ebpf::check().map(drop),
         Task::Ebpf { check: false } => ebpf::update(),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+        Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

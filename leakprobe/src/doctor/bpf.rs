@@ -1,9 +1,15 @@
 //! Checks of what the kernel's BPF can do.
 
-use anyhow::Result;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use aya::programs::Program;
 
 use super::{Check, Status};
 use crate::probe::feature::{Feature, is_supported};
+use crate::probe::{Limits, Probes};
+use crate::report::escape::shorten;
+use crate::target::Process;
 
 /// A feature, what it is called here, and what its absence means.
 struct Wanted {
@@ -89,6 +95,50 @@ pub fn checks() -> Vec<Check> {
         .map(|wanted| is_supported(wanted.feature))
         .collect();
     judge(answers)
+}
+
+/// Whether the kernel accepts leakprobe's own programs: its verifier has the last word, whatever
+/// features there are. They are loaded for leakprobe itself, which none of them gets to see.
+pub fn programs() -> Check {
+    let name = "programs";
+    let start = Instant::now();
+    match load() {
+        Ok(count) => {
+            let took = start.elapsed().as_millis();
+            Check::ok(
+                name,
+                format!("{count} accepted by the verifier, in {took} ms"),
+            )
+        }
+        // The verifier's log can have thousands of lines; the first and the last ones matter.
+        Err(error) => Check::missing(
+            name,
+            shorten(&format!("{error:#}").replace('\n', " "), 400),
+            "tell the makers of leakprobe, with the kernel's release name",
+        ),
+    }
+}
+
+fn load() -> Result<usize> {
+    let process = Process::open(std::process::id())?;
+    let limits = Limits {
+        max_live: 1,
+        min_size: 0,
+        max_size: u64::MAX,
+    };
+    let mut probes = Probes::load(&process, limits, false)?;
+    let mut count = 0;
+    for (name, program) in probes.ebpf().programs_mut() {
+        if let Program::UProbe(program) = program
+            && program.fd().is_err()
+        {
+            program
+                .load()
+                .with_context(|| format!("failed to load the program `{name}`"))?;
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// `answers` in the order of [`WANTED`].

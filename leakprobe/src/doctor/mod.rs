@@ -2,7 +2,7 @@
 //!
 //! For the person whose attach has just failed, or who wants to know before the night it matters.
 //! The doctor only looks: it changes no setting and attaches nothing to the target. Collectors
-//! fill in a list of [`Check`]s, one module per subject; [`format`] makes text of it.
+//! fill in a list of [`Check`]s, one module per subject; the module `format` makes text of it.
 
 mod bpf;
 mod format;
@@ -95,5 +95,9 @@ fn would_work(checks: &[Check]) -> bool {
 fn machine_checks() -> Vec<Check> {
     let mut checks = system::checks();
     checks.extend(bpf::checks());
+    // Whatever is missing would only be told a second time.
+    if would_work(&checks) {
+        checks.push(bpf::programs());
+    }
     checks
 }

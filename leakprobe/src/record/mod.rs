@@ -4,13 +4,13 @@ mod command;
 mod progress;
 mod session;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
 use crate::cli::{self, Config, Output, Source, StdoutFormat};
-use crate::report::{self, Format, Options};
+use crate::report::{self, Format};
 use crate::symbolize::Profile;
 use crate::target::Process;
 use command::Command;
@@ -49,7 +49,7 @@ pub async fn run(config: &Config) -> Result<ExitCode> {
     progress.clear();
 
     for output in &outputs {
-        write(&profile, output)?;
+        write(&profile, output, config)?;
         progress.say(&format!("wrote {}", output.path.display()));
     }
     print(&profile, config)?;
@@ -65,14 +65,9 @@ pub async fn run(config: &Config) -> Result<ExitCode> {
     }
 }
 
-fn write(profile: &Profile, output: &Output) -> Result<()> {
-    let options = Options {
-        top: usize::MAX,
-        color: false,
-        width: Options::WIDTH,
-    };
+fn write(profile: &Profile, output: &Output, config: &Config) -> Result<()> {
     cli::write_atomically(&output.path, |out| {
-        report::write(output.format, profile, options, out)
+        report::write(output.format, profile, config.file_options(), out)
     })
 }
 
@@ -82,7 +77,7 @@ fn print(profile: &Profile, config: &Config) -> Result<()> {
         StdoutFormat::Text => Format::Text,
     };
     let mut out = io::stdout().lock();
-    report::write(format, profile, stdout_options(config), &mut out)
+    report::write(format, profile, config.stdout_options(), &mut out)
         .and_then(|()| out.flush())
         .or_else(ignore_closed)
         .context("failed to write the report to stdout")
@@ -93,19 +88,10 @@ fn print_interval(profile: &Profile, config: &Config) -> Result<()> {
         return Ok(()); // one JSON document, not several
     }
     let mut out = io::stdout().lock();
-    report::text::write_top(profile, stdout_options(config), &mut out)
+    report::text::write_top(profile, config.stdout_options(), &mut out)
         .and_then(|()| out.flush())
         .or_else(ignore_closed)
         .context("failed to write to stdout")
-}
-
-fn stdout_options(config: &Config) -> Options {
-    let width = terminal_size::terminal_size_of(io::stdout());
-    Options {
-        top: config.top,
-        color: config.color.enabled(io::stdout().is_terminal()),
-        width: width.map_or(Options::WIDTH, |(width, _)| width.0.into()),
-    }
 }
 
 /// A reader that went away (`| head`) is no failure.

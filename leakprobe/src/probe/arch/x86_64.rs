@@ -247,6 +247,7 @@ fn text(instruction: &Instruction) -> String {
     options.set_space_after_operand_separator(true);
     options.set_branch_leading_zeros(false);
     options.set_uppercase_hex(false);
+    options.set_rip_relative_addresses(true);
     let mut text = String::new();
     formatter.format(instruction, &mut text);
     text

@@ -1,0 +1,160 @@
+//! leakprobe on real runtimes: the musl Node in a container and in a bare root file system, and
+//! the glibc Node and Python of this machine. A runtime allocates for itself all the time, so the
+//! figures are compared with what the script kept within 2 %; exact figures are for the victims.
+
+use std::process::Command;
+
+use leakprobe_tests::node::{Kept, Need, Target, output, ready, script};
+use leakprobe_tests::{Leakprobe, Outcome, Report};
+
+const XMLLINT: Need = Need::File("/usr/bin/xmllint");
+const MUSL: &str = "/lib/ld-musl-x86_64.so.1";
+
+/// The script's paths into C++, and a function that the musl Node's stack of each has.
+const NODE_PATHS: &[(&str, &str)] = &[
+    (
+        "unsafe",
+        "node::Buffer::(anonymous namespace)::CreateUnsafeArrayBuffer",
+    ),
+    ("zeroed", "v8::internal::Builtin_ArrayBufferConstructor"),
+    ("secret", "node::crypto::KeyObjectHandle::Init"),
+];
+
+#[test]
+fn musl_node_in_a_docker_container() {
+    if !ready("musl_node_in_a_docker_container", &[Need::Image, XMLLINT]) {
+        return;
+    }
+    let run = Run::new(Target::in_docker(&script("leak.js")));
+    assert_ne!(run.pid, run.own_pid, "the container has no PID namespace");
+    run.check();
+    run.check_allocator("musl", |path| path == MUSL);
+    run.check_musl_node();
+}
+
+#[test]
+fn musl_node_in_namespaces_without_docker() {
+    let needs = [Need::Rootfs, XMLLINT];
+    if !ready("musl_node_in_namespaces_without_docker", &needs) {
+        return;
+    }
+    let run = Run::new(Target::in_chroot(&script("leak.js")));
+    assert_eq!(run.own_pid, 1, "the target has no PID namespace");
+    run.check();
+    // The kernel shows the path from the root of the mount namespace, not from the process's.
+    run.check_allocator("musl", |path| path.ends_with(MUSL));
+    run.check_musl_node();
+}
+
+#[test]
+fn glibc_node() {
+    if !ready("glibc_node", &[Need::File("/usr/bin/node"), XMLLINT]) {
+        return;
+    }
+    let mut command = Command::new("/usr/bin/node");
+    let run = Run::new(Target::start(command.arg(script("leak.js"))));
+    run.check();
+    run.check_allocator("glibc", |path| path.ends_with("/libc.so.6"));
+    run.check_svg("node::");
+}
+
+#[test]
+fn python() {
+    if !ready("python", &[Need::File("/usr/bin/python3"), XMLLINT]) {
+        return;
+    }
+    let mut command = Command::new("/usr/bin/python3");
+    let run = Run::new(Target::start(command.arg(script("leak.py"))));
+    run.check();
+    run.check_allocator("glibc", |path| path.ends_with("/libc.so.6"));
+    run.check_svg("python");
+}
+
+/// A target and what leakprobe found in it.
+struct Run {
+    pid: u32,
+    own_pid: u32,
+    kept: Kept,
+    outcome: Outcome,
+    report: Report,
+}
+
+impl Run {
+    /// Attaches, lets the target leak, interrupts leakprobe, and lets the target end.
+    fn new(mut target: Target) -> Run {
+        let leakprobe = Leakprobe::attach(target.pid, &["-o", "report.svg"]);
+        let kept = target.leak();
+        let outcome = leakprobe.interrupt();
+        let (pid, own_pid) = (target.pid, target.own_pid);
+        let end = target.end();
+        assert!(end.success(), "the target was harmed, it ended with {end}");
+        Run {
+            pid,
+            own_pid,
+            kept,
+            report: outcome.report(),
+            outcome,
+        }
+    }
+
+    /// What holds for every target.
+    fn check(&self) {
+        let Report {
+            target,
+            evidence,
+            totals,
+            ..
+        } = &self.report;
+        assert_eq!(evidence.verdict, "complete", "{evidence:?}");
+        assert_eq!((target.pid, target.ns_pid), (self.pid, self.own_pid));
+        assert_close("all", totals.live_bytes, self.kept.kept_bytes);
+        assert_eq!(self.live_bytes(|_| true), totals.live_bytes);
+    }
+
+    fn check_allocator(&self, name: &str, is_path: impl Fn(&str) -> bool) {
+        let allocator = &self.report.allocator;
+        assert_eq!(allocator.name, name);
+        assert!(is_path(&allocator.path), "{}", allocator.path);
+    }
+
+    /// The musl Node has its symbols and keeps frame pointers: each of the script's paths has its
+    /// function in the stacks, with its bytes, and zlib's blocks come from another thread.
+    fn check_musl_node(&self) {
+        for (path, function) in NODE_PATHS {
+            let found = self.live_bytes(|name| name.contains(function));
+            assert_close(path, found, self.kept.paths[*path].kept_bytes);
+        }
+        let zlib = self.live_bytes(|name| name.contains("ZlibContext::DoThreadPoolWork"));
+        assert!(zlib > 0, "no live block of zlib");
+        // The script's garbage was as large as what it kept.
+        let (freed, kept) = (self.report.totals.freed_bytes, self.kept.kept_bytes);
+        assert!(freed >= kept, "{freed} bytes freed, {kept} kept");
+        self.check_svg("node::NodeArrayBufferAllocator::Allocate");
+    }
+
+    fn check_svg(&self, symbol: &str) {
+        let svg = self.outcome.folder().join("report.svg");
+        let mut lint = Command::new("/usr/bin/xmllint");
+        lint.args(["--noout", "--nonet", "--huge"]).arg(svg);
+        output(&mut lint).expect("the flamegraph is well-formed XML");
+        let text = self.outcome.file("report.svg");
+        assert!(text.contains(symbol), "`{symbol}` is not in the flamegraph");
+    }
+
+    /// Live bytes of the stacks that have a wanted function in them; `?` is one without a name.
+    fn live_bytes(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let stacks = self.report.stacks.iter();
+        stacks
+            .filter(|stack| stack.names().into_iter().any(&wanted))
+            .map(|stack| stack.totals.live_bytes)
+            .sum()
+    }
+}
+
+/// Panics unless the bytes found are within 2 % of the bytes kept.
+fn assert_close(what: &str, found: u64, kept: u64) {
+    assert!(
+        found.abs_diff(kept) * 50 <= kept,
+        "{what}: {found} bytes found, {kept} kept"
+    );
+}
