@@ -9,8 +9,11 @@
 //! - a call that was left by longjmp or an exception: its return address is no longer the
 //!   kernel's trampoline, or the stack has shrunk past it. It is dropped and counted.
 
+use core::ffi::{c_long, c_void};
+
 use aya_ebpf::bindings::{BPF_NOEXIST, pt_regs};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, MAX_NESTED_CALLS};
@@ -166,27 +169,99 @@ impl Thread {
     /// Whether a call entered at `sp` is an outermost one. Drops abandoned calls on the way.
     #[inline(always)]
     fn admits(&mut self, sp: u64) -> bool {
-        let trampoline = control(Control::Trampoline);
-        for _ in 0..=MAX_NESTED_CALLS {
-            let Some(top) = self.top() else { return true };
-            if top.handler_below != 0
-                && (sp < top.handler_below || (top.handler_elsewhere != 0 && sp > top.sp))
-            {
-                return true;
-            }
-            let slot = read_user(top.sp).unwrap_or(0);
-            let alive = if sp == top.sp {
-                // A tail call finds the trampoline where a call would find a return address.
-                if trampoline != 0 { slot == trampoline } else { slot != top.ip }
-            } else {
-                sp < top.sp && (trampoline == 0 || slot == trampoline)
-            };
-            if alive {
-                return false;
-            }
-            self.abandon_top();
+        if self.depth == 0 {
+            return true;
         }
-        true
+        let mut admission = Admission {
+            thread: self,
+            sp,
+            trampoline: control(Control::Trampoline),
+            nested: 0,
+        };
+        repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
+        admission.nested == 0
+    }
+
+    /// Drops calls until `depth` are left.
+    #[inline(always)]
+    fn abandon_down_to(&mut self, depth: u64) {
+        if self.depth > depth {
+            let mut abandonment = Abandonment { thread: self, depth };
+            repeat(MAX_NESTED_CALLS as u32, Abandonment::step, &mut abandonment);
+        }
+    }
+}
+
+/// Calls `step` up to `times` times, until it returns 1. The verifier looks at the step once; a
+/// loop it would unroll, with all that follows for every number of turns.
+#[inline(always)]
+fn repeat<T>(times: u32, step: unsafe extern "C" fn(u32, *mut c_void) -> c_long, state: &mut T) {
+    // SAFETY: the callback gets `state` and nothing else, and ends before `bpf_loop` returns.
+    unsafe {
+        bpf_loop(
+            times,
+            core::mem::transmute::<unsafe extern "C" fn(u32, *mut c_void) -> c_long, *mut c_void>(
+                step,
+            ),
+            (&raw mut *state).cast(),
+            0,
+        );
+    }
+}
+
+struct Abandonment {
+    thread: *mut Thread,
+    depth: u64,
+}
+
+impl Abandonment {
+    unsafe extern "C" fn step(_index: u32, state: *mut c_void) -> c_long {
+        // SAFETY: `repeat` passes on the state it was given.
+        let state = unsafe { &mut *state.cast::<Self>() };
+        // SAFETY: the thread outlives the call of `repeat`.
+        let thread = unsafe { &mut *state.thread };
+        if thread.depth <= state.depth {
+            return 1;
+        }
+        thread.abandon_top();
+        0
+    }
+}
+
+struct Admission {
+    thread: *mut Thread,
+    sp: u64,
+    trampoline: u64,
+    /// 1 if the call is nested in the one that is now innermost.
+    nested: u64,
+}
+
+impl Admission {
+    unsafe extern "C" fn step(_index: u32, state: *mut c_void) -> c_long {
+        // SAFETY: `repeat` passes on the state it was given.
+        let state = unsafe { &mut *state.cast::<Self>() };
+        // SAFETY: the thread outlives the call of `repeat`.
+        let thread = unsafe { &mut *state.thread };
+        let sp = state.sp;
+        let Some(top) = thread.top() else { return 1 };
+        if top.handler_below != 0
+            && (sp < top.handler_below || (top.handler_elsewhere != 0 && sp > top.sp))
+        {
+            return 1;
+        }
+        let slot = read_user(top.sp).unwrap_or(0);
+        let hijacked = if state.trampoline != 0 {
+            slot == state.trampoline
+        } else {
+            slot != top.ip
+        };
+        // A tail call (`sp == top.sp`) finds the trampoline where a call has its return address.
+        if sp <= top.sp && hijacked {
+            state.nested = 1;
+            return 1;
+        }
+        thread.abandon_top();
+        0
     }
 }
 
@@ -262,21 +337,22 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
     };
     let regs = registers(ctx);
     let sp = arch::entry_sp_at_return(regs);
-    // A call below the top returns when what is above it was abandoned by a handler's siglongjmp.
     let Some(found) = (0..MAX_NESTED_CALLS as u64)
         .rev()
         .find(|&level| level < thread.depth && thread.call(level).sp == sp)
     else {
         return 0;
     };
-    for _ in 0..MAX_NESTED_CALLS {
-        if thread.depth > found + 1 {
-            debug!(ctx, "a call above the one at {:x} never returned", sp);
-            thread.abandon_top();
-        }
+    if thread.depth > found + 1 {
+        // A call below the top returns when what is above it was left by a handler's siglongjmp.
+        debug!(ctx, "a call above the one at {:x} never returned", sp);
+        thread.abandon_down_to(found + 1);
     }
     thread.depth = found;
-    finish(thread.call(found), regs);
+    // Read back, so that the verifier follows one path for all levels.
+    // SAFETY: a field of our own.
+    let level = unsafe { core::ptr::read_volatile(&raw const thread.depth) };
+    finish(thread.call(level), regs);
     0
 }
 

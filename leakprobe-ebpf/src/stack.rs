@@ -45,9 +45,9 @@ struct Walk {
 
 impl Walk {
     #[inline(always)]
-    fn push<const KEEP: bool>(&mut self, ip: u64) {
+    fn push<const KEEP: bool>(&mut self, index: u64, ip: u64) {
         if KEEP {
-            let index = opaque(self.len) & (MAX_FRAMES as u64);
+            let index = opaque(index) & (MAX_FRAMES as u64);
             if index < self.capacity {
                 // SAFETY: `frames` has room for `capacity` words.
                 unsafe { self.frames.add(index as usize).write(ip) };
@@ -57,12 +57,14 @@ impl Walk {
         self.hash = (self.hash ^ ip)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(29);
-        self.len += 1;
+        self.len = index + 1;
     }
 }
 
-/// One step down the chain of frame pointers; 1 ends the walk.
-unsafe extern "C" fn step<const KEEP: bool>(_index: u32, walk: *mut c_void) -> c_long {
+/// One step down the chain of frame pointers; 1 ends the walk. The number of the frame comes from
+/// the loop's index, which the verifier takes for any number: a counter of our own it would follow
+/// through all its values.
+unsafe extern "C" fn step<const KEEP: bool>(index: u32, walk: *mut c_void) -> c_long {
     // SAFETY: `bpf_loop` passes on what `walk` gave it.
     let walk = unsafe { &mut *walk.cast::<Walk>() };
     let fp = walk.fp;
@@ -76,11 +78,12 @@ unsafe extern "C" fn step<const KEEP: bool>(_index: u32, walk: *mut c_void) -> c
     if ip < 4096 || ip >= MAX_ADDRESS {
         return 1;
     }
-    if walk.len >= MAX_FRAMES as u64 {
+    let index = u64::from(index) + 1;
+    if index >= MAX_FRAMES as u64 {
         walk.cut = STACK_CUT;
         return 1;
     }
-    walk.push::<KEEP>(ip);
+    walk.push::<KEEP>(index, ip);
     walk.lowest = fp;
     walk.fp = next;
     0
@@ -99,7 +102,7 @@ fn walk<const KEEP: bool>(start: Start, frames: *mut u64, capacity: u64) -> Walk
         capacity,
         cut: 0,
     };
-    walk.push::<KEEP>(start.ip);
+    walk.push::<KEEP>(0, start.ip);
     let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step::<KEEP>;
     // SAFETY: the callback gets a pointer to `walk`, which outlives the loop.
     unsafe {

@@ -38,15 +38,10 @@ fn run(command: &Command) -> Result<ExitCode> {
                 .context("failed to start the event loop")?
                 .block_on(record::run(config))
         }
-        Command::Doctor { pid } => Ok(
-            match {
-                let _ = pid;
-                true
-            } {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
-            },
-        ),
+        Command::Doctor { pid } => Ok(match doctor::run(*pid, &mut out)? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }),
         Command::Completions(shell) => {
             cli::write_completions(*shell, &mut out).context("failed to write to stdout")?;
             Ok(ExitCode::SUCCESS)

@@ -153,6 +153,7 @@ impl Run {
 
 /// Panics unless the bytes found are within 2 % of the bytes kept.
 fn assert_close(what: &str, found: u64, kept: u64) {
+    println!("{what}: {found} bytes found, {kept} kept");
     assert!(
         found.abs_diff(kept) * 50 <= kept,
         "{what}: {found} bytes found, {kept} kept"

@@ -206,14 +206,35 @@ impl Probes {
         self.links.len()
     }
 
-    /// Removes the probes. The kernel waits for each until no CPU runs it, so they go in parallel.
+    /// Stops recording, and returns when no program runs any more that began before: the maps stand
+    /// still then.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn stop(&mut self) -> Result<()> {
+        self.record(false)?;
+        // Programs of uprobes run in an RCU read section, and this waits for all of those.
+        // SAFETY: the system call takes integers.
+        let status =
+            unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+        if status != 0 {
+            // Not available where CPUs run without a clock tick. Removing a probe waits as well.
+            self.detach();
+        }
+        Ok(())
+    }
+
+    /// Removes the probes. The kernel takes some 100 ms for each, one after the other.
     pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// Removes the probes in a thread of their own; what is left when leakprobe ends, the kernel
+    /// removes then.
+    pub fn detach_in_background(&mut self) {
         let links = std::mem::take(&mut self.links);
-        std::thread::scope(|scope| {
-            for link in links {
-                scope.spawn(move || drop(link));
-            }
-        });
+        std::thread::spawn(move || drop(links));
     }
 }
 

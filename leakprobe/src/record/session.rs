@@ -14,9 +14,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
-use crate::probe::{Limits, Probes, functions, plan};
+use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::report::escape;
-use crate::snapshot::{Event, Maps, Stacks};
+use crate::snapshot::{Event, Maps, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
 
@@ -73,6 +73,7 @@ impl Session {
             None => Allocator::find(&process, &names)?,
             Some(command) => command.run_to_allocator(&process, &names)?,
         };
+        refuse_danger(process.pid())?;
         let points = plan::points(&allocator)?;
         let limits = Limits {
             max_live: config.max_live,
@@ -88,8 +89,8 @@ impl Session {
         probes.attach(&process, &allocator, &points)?;
         let mut stacks = Stacks::default();
         stacks.refresh(process.pid());
-        probes.record(true)?;
         let began = Instant::now();
+        probes.record(true)?;
         if let Some(command) = command {
             command.release()?;
         }
@@ -294,6 +295,7 @@ impl Session {
             return Ok(()); // the same file: the probes are in place already
         }
         self.probes.detach();
+        refuse_danger(self.process.pid())?;
         let points = plan::points(&allocator)?;
         self.probes.attach(&self.process, &allocator, &points)?;
         *self.losses.entry("exec_gap".to_owned()).or_default() += 1;
@@ -329,7 +331,7 @@ impl Session {
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
         let mut snapshot = match min_age {
             None => self.maps.totals(self.space)?,
-            Some(min_age) => self.maps.blocks(self.space, min_age)?,
+            Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
         };
         snapshot.unbalanced = 0; // the target runs on while the maps are read
         Ok(profile(
@@ -347,15 +349,15 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(mut self, min_age: Duration) -> Result<Profile> {
-        self.probes.record(false)?;
+        let stopped = now()?;
+        self.probes.stop()?;
         let header = Header {
             duration: self.began.elapsed(),
             ..self.header()
         };
-        // Once no probe runs any more the maps stand still.
-        self.probes.detach();
+        self.probes.detach_in_background();
         self.drain(&mut Progress::new(true))?;
-        let snapshot = self.maps.blocks(self.space, min_age)?;
+        let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
         Ok(profile(
             header,
             &snapshot,
@@ -364,6 +366,11 @@ impl Session {
             usize::MAX,
         ))
     }
+}
+
+/// Fails where this kernel's probes would kill the target.
+fn refuse_danger(pid: u32) -> Result<()> {
+    danger::danger(pid).map_or(Ok(()), |danger| Err(danger.into()))
 }
 
 /// Watches an object that keeps its file descriptor open as long as it lives.

@@ -6,7 +6,7 @@ mod reader;
 mod stacks;
 
 pub use events::Event;
-pub use reader::{LiveStack, Maps, Snapshot};
+pub use reader::{LiveStack, Maps, Snapshot, now};
 pub use stacks::{Address, Stacks};
 
 use std::collections::BTreeMap;

@@ -110,14 +110,13 @@ impl Maps {
         Ok(snapshot)
     }
 
-    /// Reads every live block as well: exact ages, and a check of the totals against them. Live
-    /// figures count blocks of at least `min_age` only.
+    /// Reads every live block as well: exact ages as of `now` ([`now`]), and a check of the totals
+    /// against them. Live figures count blocks of at least `min_age` only.
     ///
     /// # Errors
     ///
     /// If a map cannot be read.
-    pub fn blocks(&self, space: u64, min_age: Duration) -> Result<Snapshot> {
-        let now = now()?;
+    pub fn blocks(&self, space: u64, min_age: Duration, now: u64) -> Result<Snapshot> {
         let latest = now.saturating_sub(min_age.as_nanos() as u64);
         let mut live: HashMap<u64, Live> = HashMap::new();
         let mut young: HashMap<u64, u64> = HashMap::new();
@@ -187,8 +186,12 @@ fn sort(stacks: &mut [LiveStack]) {
     });
 }
 
-/// The clock of the kernel side: `bpf_ktime_get_ns` is `CLOCK_MONOTONIC`.
-fn now() -> Result<u64> {
+/// Nanoseconds on the clock of the kernel side: `bpf_ktime_get_ns` is `CLOCK_MONOTONIC`.
+///
+/// # Errors
+///
+/// If there is no such clock.
+pub fn now() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("failed to read the clock")?;
     Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
 }

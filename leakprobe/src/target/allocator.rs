@@ -78,13 +78,15 @@ impl Allocator {
                 continue;
             };
             let path = mapping.path.to_string_lossy().into_owned();
-            let Ok((object, symbols)) = ElfObject::open(file, path, functions) else {
+            let is_executable = exe.as_deref() == Some(&*mapping.path);
+            let Ok((object, symbols)) = ElfObject::open(file, path, functions, is_executable)
+            else {
                 continue;
             };
             if !symbols.contains_key("malloc") {
                 continue;
             }
-            let (rank, name) = if exe.as_deref() == Some(&*mapping.path) {
+            let (rank, name) = if is_executable {
                 (0, file_name)
             } else if file_name.starts_with("ld-musl-") || file_name.starts_with("libc.musl-") {
                 (2, "musl".to_owned())

@@ -40,9 +40,9 @@ pub struct Symbol {
 }
 
 impl ElfObject {
-    /// Opens an ELF file and finds some of its functions by name. A dynamically linked file
-    /// counts what it exports, since only that can serve the other objects of the process; a
-    /// static one counts all its symbols.
+    /// Opens an ELF file and finds some of its functions by name: among what it exports, since only
+    /// that can serve the other objects of a process; or, in a static executable that exports none
+    /// of them, among all its symbols.
     ///
     /// # Errors
     ///
@@ -51,6 +51,7 @@ impl ElfObject {
         file: File,
         path: String,
         names: &[&str],
+        is_executable: bool,
     ) -> Result<(Self, HashMap<String, Vec<Symbol>>)> {
         let cache = ReadCache::new(
             file.try_clone()
@@ -73,34 +74,38 @@ impl ElfObject {
             path,
             segments,
         };
-        let mut found: HashMap<String, Vec<Symbol>> = HashMap::new();
-        let mut add = |symbol: object::Symbol<'_, '_, _>| {
-            let Ok(name) = symbol.name() else { return };
-            if !names.contains(&name)
-                || !symbol.is_definition()
-                || symbol.kind() != SymbolKind::Text
-            {
-                return;
-            }
-            let Some(offset) = this.file_offset(symbol.address()) else {
-                return;
-            };
-            let symbol = Symbol {
-                offset,
-                address: symbol.address(),
-                size: symbol.size(),
-            };
-            let symbols = found.entry(name.to_owned()).or_default();
-            if symbols.iter().all(|known| known.offset != offset) {
-                symbols.push(symbol);
-            }
-        };
-        elf.dynamic_symbols().for_each(&mut add);
-        let exports_nothing = elf.dynamic_symbols().all(|symbol| !symbol.is_definition());
-        if exports_nothing && elf.section_by_name(".interp").is_none() {
-            elf.symbols().for_each(&mut add);
+        let mut found = this.find(elf.dynamic_symbols(), names);
+        if is_executable && found.is_empty() && elf.section_by_name(".interp").is_none() {
+            found = this.find(elf.symbols(), names);
         }
         Ok((this, found))
+    }
+
+    /// The functions of some names among `symbols`. Symbols at the same place are one.
+    fn find<'data>(
+        &self,
+        symbols: impl Iterator<Item: ObjectSymbol<'data>>,
+        names: &[&str],
+    ) -> HashMap<String, Vec<Symbol>> {
+        let mut found: HashMap<String, Vec<Symbol>> = HashMap::new();
+        for symbol in symbols.filter(|symbol| symbol.is_definition()) {
+            let Ok(name) = symbol.name() else { continue };
+            if !names.contains(&name) || symbol.kind() != SymbolKind::Text {
+                continue;
+            }
+            let Some(offset) = self.file_offset(symbol.address()) else {
+                continue;
+            };
+            let known = found.entry(name.to_owned()).or_default();
+            if known.iter().all(|known| known.offset != offset) {
+                known.push(Symbol {
+                    offset,
+                    address: symbol.address(),
+                    size: symbol.size(),
+                });
+            }
+        }
+        found
     }
 
     /// Path as in the target's mount namespace.
