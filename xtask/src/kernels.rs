@@ -132,6 +132,9 @@ fn target_dir() -> PathBuf {
 fn leakprobe(object: Option<&Path>) -> Result<PathBuf> {
     let mut cargo = static_cargo(&["build", "--package", "leakprobe", "--bin", "leakprobe"]);
     if let Some(object) = object {
+        let object = object
+            .canonicalize()
+            .with_context(|| format!("failed to find `{}`", object.display()))?;
         cargo.env("LEAKPROBE_BPF_OBJECT", object);
     }
     cmd::run(&mut cargo)?;
