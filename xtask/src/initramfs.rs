@@ -25,7 +25,7 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 export PATH=/bin HOME=/ TMPDIR=/tmp RUST_BACKTRACE=0
 export LEAKPROBE_BIN=/bin/leakprobe LEAKPROBE_VICTIMS=/victims
-echo "KERNEL-RELEASE $(uname -r)"
+echo; echo "KERNEL-RELEASE $(uname -r)"
 cd /tmp
 /bin/tests --skip python --test-threads 2 2>&1
 echo "KERNEL-EXIT $?"
