@@ -10,7 +10,10 @@ const EEXIST: i32 = -17;
 
 #[inline(always)]
 fn key(address: u64) -> BlockKey {
-    BlockKey { address, space: control(Control::Space) }
+    BlockKey {
+        address,
+        space: control(Control::Space),
+    }
 }
 
 /// Records a block that the allocator gave out. `start` leads to its stack once more, for the
@@ -18,7 +21,10 @@ fn key(address: u64) -> BlockKey {
 #[inline(always)]
 pub fn record(address: u64, block: &Block, start: &Start, frames: u64) {
     let key = key(address);
-    let stack = StackKey { id: block.stack, space: key.space };
+    let stack = StackKey {
+        id: block.stack,
+        space: key.space,
+    };
     let Some(totals) = totals(&stack) else {
         return count(Counter::StacksFull);
     };
@@ -83,7 +89,10 @@ pub fn put_back(address: u64, block: &Block) {
 /// Counts a block as freed, for the stack that allocated it.
 #[inline(always)]
 pub fn freed(block: &Block) {
-    let stack = StackKey { id: block.stack, space: control(Control::Space) };
+    let stack = StackKey {
+        id: block.stack,
+        space: control(Control::Space),
+    };
     if let Some(totals) = STACKS.get_ptr_mut(stack) {
         // SAFETY: as in `record`.
         unsafe {

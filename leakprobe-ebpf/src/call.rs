@@ -55,19 +55,31 @@ impl Request {
     /// A block whose address is returned.
     #[inline(always)]
     pub fn returned(size: u64) -> Self {
-        Self { kind: Kind::Returned, size, address: 0 }
+        Self {
+            kind: Kind::Returned,
+            size,
+            address: 0,
+        }
     }
 
     /// A block whose address is stored at `result`.
     #[inline(always)]
     pub fn stored(result: u64, size: u64) -> Self {
-        Self { kind: Kind::Stored, size, address: result }
+        Self {
+            kind: Kind::Stored,
+            size,
+            address: result,
+        }
     }
 
     /// A block that replaces `old`.
     #[inline(always)]
     pub fn replaced(old: u64, size: u64) -> Self {
-        Self { kind: Kind::Replaced, size, address: old }
+        Self {
+            kind: Kind::Replaced,
+            size,
+            address: old,
+        }
     }
 }
 
@@ -131,11 +143,18 @@ const NO_CALL: Call = Call {
     handler_below: 0,
     handler_elsewhere: 0,
     has_old: 0,
-    old: Block { size: 0, stack: 0, time: 0 },
+    old: Block {
+        size: 0,
+        stack: 0,
+        time: 0,
+    },
 };
 
 /// What a thread starts with; in a map section, because it is too large for the BPF stack.
-static NEW_THREAD: Thread = Thread { depth: 0, calls: [NO_CALL; MAX_NESTED_CALLS] };
+static NEW_THREAD: Thread = Thread {
+    depth: 0,
+    calls: [NO_CALL; MAX_NESTED_CALLS],
+};
 
 impl Thread {
     /// The call at a level, counted from the outermost; levels beyond the last wrap around, since
@@ -191,7 +210,10 @@ impl Thread {
     #[inline(always)]
     fn abandon_down_to(&mut self, depth: u64) {
         if self.depth > depth {
-            let mut abandonment = Abandonment { thread: self, depth };
+            let mut abandonment = Abandonment {
+                thread: self,
+                depth,
+            };
             repeat(MAX_NESTED_CALLS as u32, Abandonment::step, &mut abandonment);
         }
     }
@@ -288,7 +310,9 @@ fn this_thread() -> Option<&'static mut Thread> {
         return None;
     }
     // SAFETY: only the running thread touches its own entry, and it runs one probe at a time.
-    THREADS.get_ptr_mut(id).map(|thread| unsafe { &mut *thread })
+    THREADS
+        .get_ptr_mut(id)
+        .map(|thread| unsafe { &mut *thread })
 }
 
 /// The entry of a function that gives a block out.
@@ -336,7 +360,11 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
             None => count(Counter::UnknownFrees),
         }
     }
-    let start = Start { ip, sp, fp: arch::frame_pointer(regs) };
+    let start = Start {
+        ip,
+        sp,
+        fp: arch::frame_pointer(regs),
+    };
     (call.stack, call.frames) = stack::identify(start);
     thread.depth = depth + 1;
     0
@@ -346,7 +374,9 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
 #[inline(always)]
 pub fn leave(ctx: &RetProbeContext) -> u32 {
     // SAFETY: as in `this_thread`.
-    let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+    let Some(thread) = THREADS
+        .get_ptr_mut(thread_id())
+        .map(|thread| unsafe { &mut *thread })
     else {
         return 0;
     };
@@ -414,7 +444,11 @@ fn finish(call: &mut Call, regs: &pt_regs) {
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    let block = Block { size: call.size, stack: call.stack, time };
+    let block = Block {
+        size: call.size,
+        stack: call.stack,
+        time,
+    };
     let start = Start {
         ip: arch::return_address_at_return(regs),
         sp: call.sp,
@@ -432,7 +466,9 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         return 0;
     }
     // SAFETY: as in `this_thread`.
-    if let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+    if let Some(thread) = THREADS
+        .get_ptr_mut(thread_id())
+        .map(|thread| unsafe { &mut *thread })
         && thread.depth != 0
         && !thread.admits(arch::entry_sp(regs))
     {
@@ -451,7 +487,9 @@ pub fn free(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 pub fn interrupt(sp: u64, elsewhere: bool) {
     // SAFETY: as in `this_thread`.
-    let Some(thread) = THREADS.get_ptr_mut(thread_id()).map(|thread| unsafe { &mut *thread })
+    let Some(thread) = THREADS
+        .get_ptr_mut(thread_id())
+        .map(|thread| unsafe { &mut *thread })
     else {
         return;
     };

@@ -4,10 +4,10 @@
 //! functions first finds out, cheaply, whether the target is meant.
 
 use aya_ebpf::bindings::{bpf_pidns_info, pt_regs};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid, bpf_task_pt_regs,
 };
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::info;
 use leakprobe_common::{Control, Counter, EventKind, ExecEvent};
@@ -74,7 +74,10 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     set_control(Control::Space, space);
     set_control(Control::Trampoline, 0);
     set_control(Control::AllocatorStart, 0);
-    info!(ctx, "the target executed a new program: address space {}", space);
+    info!(
+        ctx,
+        "the target executed a new program: address space {}", space
+    );
     let Some(mut entry) = EVENTS.reserve::<ExecEvent>(0) else {
         count(Counter::ExecEventsLost);
         return 0;

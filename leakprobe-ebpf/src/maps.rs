@@ -10,9 +10,7 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::{EbpfContext, Global, helpers};
-use leakprobe_common::{
-    Block, BlockKey, Control, Counter, StackKey, StackTotals,
-};
+use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
 
 use crate::call::Thread;
 
