@@ -117,11 +117,13 @@ pub enum Control {
     AllocatorStart = 3,
     /// Address after the last of the probed functions' code.
     AllocatorEnd = 4,
+    /// 1 if all probed functions keep frame pointers.
+    AllocatorFrames = 5,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 5;
+    pub const ALL: usize = 6;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

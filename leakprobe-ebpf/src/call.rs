@@ -4,8 +4,9 @@
 //! with its return by the stack pointer it was entered with, so no depth counter can drift.
 //! Calls that are not nested, although another seems to be in flight, are told apart:
 //!
-//! - a call from outside of the allocator's own code counts on its own: it comes from a callback,
-//!   or the call below was left by longjmp;
+//! - a call that does not come from the one below counts on its own: it comes from a callback, or
+//!   the call below was left by longjmp. Where it comes from, the chain of frame pointers tells if
+//!   the allocator keeps one; otherwise, whether it is called from the allocator's own code;
 //! - so does a call of a signal handler, wherever it comes from: the signal was marked on the call
 //!   that it interrupted ([`interrupt`]);
 //! - a call whose return address is no longer the kernel's trampoline, or past which the stack has
@@ -18,7 +19,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_loop;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, Control, Counter, MAX_NESTED_CALLS};
+use leakprobe_common::{Block, Control, Counter, MAX_FRAMES, MAX_NESTED_CALLS};
 
 use crate::maps::{
     MAX_SIZE, MIN_SIZE, THREADS, control, count, opaque, read_user, registers, thread_id,
@@ -129,6 +130,9 @@ pub struct Call {
 pub struct Thread {
     /// Calls in flight: one, and one more for each signal handler on top of another.
     depth: u64,
+    /// The block freed last, and the stack pointer of that call.
+    freed: u64,
+    freed_sp: u64,
     calls: [Call; MAX_NESTED_CALLS],
 }
 
@@ -153,6 +157,8 @@ const NO_CALL: Call = Call {
 /// What a thread starts with; in a map section, because it is too large for the BPF stack.
 static NEW_THREAD: Thread = Thread {
     depth: 0,
+    freed: 0,
+    freed_sp: 0,
     calls: [NO_CALL; MAX_NESTED_CALLS],
 };
 
@@ -189,7 +195,7 @@ impl Thread {
 
     /// Whether a call entered at `sp` is an outermost one. Drops abandoned calls on the way.
     #[inline(always)]
-    fn admits(&mut self, sp: u64) -> bool {
+    fn admits(&mut self, sp: u64, fp: u64) -> bool {
         if self.depth == 0 {
             return true;
         }
@@ -200,6 +206,10 @@ impl Thread {
             trampoline: control(Control::Trampoline),
             allocator_start: control(Control::AllocatorStart),
             allocator_end: control(Control::AllocatorEnd),
+            allocator_frames: control(Control::AllocatorFrames),
+            fp,
+            slot: 0,
+            found: 0,
             nested: 0,
         };
         repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
@@ -263,11 +273,56 @@ struct Admission {
     trampoline: u64,
     allocator_start: u64,
     allocator_end: u64,
+    allocator_frames: u64,
+    /// Frame pointer, while looking for `slot`.
+    fp: u64,
+    slot: u64,
+    found: u64,
     /// 1 if the call is nested in the one that is now innermost.
     nested: u64,
 }
 
 impl Admission {
+    /// Whether a word of the stack is the kernel's return trampoline. It is mapped above the stack,
+    /// as high as there is room, at the first return that is probed; until the user side has seen
+    /// it there, a page's first address above the stack is taken for it. No call returns to one.
+    #[inline(always)]
+    fn is_trampoline(&self, word: u64) -> bool {
+        if self.trampoline != 0 {
+            word == self.trampoline
+        } else {
+            word & 4095 == 0 && word > self.sp
+        }
+    }
+
+    /// Whether the call comes from the one whose return address is at `slot`, which may be gone.
+    #[inline(always)]
+    fn comes_from(&mut self, slot: u64) -> bool {
+        if self.allocator_frames != 0 {
+            self.slot = slot;
+            repeat(MAX_FRAMES as u32, Self::next_frame, self);
+            return self.found != 0;
+        }
+        self.allocator_start == 0
+            || (self.ip >= self.allocator_start && self.ip < self.allocator_end)
+    }
+
+    /// Looks for `slot` among the places of return addresses, one frame further up.
+    unsafe extern "C" fn next_frame(_index: u32, state: *mut c_void) -> c_long {
+        // SAFETY: `repeat` passes on the state it was given.
+        let state = unsafe { &mut *state.cast::<Self>() };
+        let place = state.fp.wrapping_add(arch::RETURN_ADDRESS_IN_FRAME);
+        if place >= state.slot || state.fp <= state.sp {
+            state.found = (place == state.slot) as u64;
+            return 1;
+        }
+        match read_user(state.fp) {
+            Some(next) if next > state.fp => state.fp = next,
+            _ => return 1,
+        }
+        0
+    }
+
     unsafe extern "C" fn step(_index: u32, state: *mut c_void) -> c_long {
         // SAFETY: `repeat` passes on the state it was given.
         let state = unsafe { &mut *state.cast::<Self>() };
@@ -280,22 +335,11 @@ impl Admission {
         {
             return 1;
         }
-        if sp <= top.sp {
-            let slot = read_user(top.sp).unwrap_or(0);
-            let hijacked = if state.trampoline != 0 {
-                slot == state.trampoline
-            } else {
-                slot != top.ip
-            };
-            // A tail call (`sp == top.sp`) finds the trampoline where a call has its return
-            // address.
-            if hijacked {
-                let inside = sp == top.sp
-                    || state.allocator_start == 0
-                    || (state.ip >= state.allocator_start && state.ip < state.allocator_end);
-                state.nested = inside as u64;
-                return 1;
-            }
+        if sp <= top.sp && state.is_trampoline(read_user(top.sp).unwrap_or(0)) {
+            // At the same place a tail call has found the trampoline where a call has its return
+            // address. Below it the trampoline may be left over from a call that is gone.
+            state.nested = (sp == top.sp || state.comes_from(top.sp)) as u64;
+            return 1;
         }
         thread.abandon_top();
         0
@@ -327,7 +371,7 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
         count(Counter::ThreadsFull);
         return 0;
     };
-    if !thread.admits(sp) {
+    if !thread.admits(sp, arch::frame_pointer(regs)) {
         return 0;
     }
     let depth = thread.depth;
@@ -465,17 +509,27 @@ pub fn free(ctx: &ProbeContext) -> u32 {
     if address == 0 || control(Control::Active) == 0 {
         return 0;
     }
+    let sp = arch::entry_sp(regs);
     // SAFETY: as in `this_thread`.
-    if let Some(thread) = THREADS
+    let mut thread = THREADS
         .get_ptr_mut(thread_id())
-        .map(|thread| unsafe { &mut *thread })
+        .map(|thread| unsafe { &mut *thread });
+    if let Some(thread) = &mut thread
         && thread.depth != 0
-        && !thread.admits(arch::entry_sp(regs))
+        && !thread.admits(sp, arch::frame_pointer(regs))
     {
         return 0;
     }
     match blocks::take(address) {
-        Some(block) => blocks::freed(&block),
+        Some(block) => {
+            blocks::freed(&block);
+            if let Some(thread) = thread {
+                thread.freed = address;
+                thread.freed_sp = sp;
+            }
+        }
+        // free_sized may call free: the same block again, further down.
+        None if thread.is_some_and(|thread| thread.freed == address && sp <= thread.freed_sp) => {}
         None => count(Counter::UnknownFrees),
     }
     0

@@ -168,14 +168,19 @@ impl Probes {
         self.set(Control::Trampoline, address)
     }
 
-    /// Tells the programs where the allocator's functions are in the target.
+    /// Tells the programs how to recognise calls that come from the allocator's own code.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses the map update.
-    pub fn set_allocator(&mut self, (start, end): (u64, u64)) -> Result<()> {
-        self.set(Control::AllocatorEnd, end)?;
-        self.set(Control::AllocatorStart, start)
+    /// If the target cannot be read or the kernel refuses the map update.
+    pub fn describe(&mut self, process: &Process, allocator: &Allocator) -> Result<()> {
+        let frames = allocator.keeps_frame_pointers()?;
+        self.set(Control::AllocatorFrames, u64::from(frames))?;
+        if let Some((start, end)) = allocator.code_range(process)? {
+            self.set(Control::AllocatorEnd, end)?;
+            self.set(Control::AllocatorStart, start)?;
+        }
+        Ok(())
     }
 
     /// Number of the target's address space: how often it has executed a new program.

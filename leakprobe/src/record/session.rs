@@ -92,9 +92,7 @@ impl Session {
             log_from_kernel(&mut probes)?;
         }
         probes.attach(&process, &allocator, &points)?;
-        if let Some(range) = allocator.code_range(&process)? {
-            probes.set_allocator(range)?;
-        }
+        probes.describe(&process, &allocator)?;
         let mut stacks = Stacks::default();
         stacks.refresh(process.pid());
         let began = Instant::now();
@@ -298,9 +296,7 @@ impl Session {
             return Ok(());
         };
         self.searching = None;
-        if let Some(range) = allocator.code_range(&self.process)? {
-            self.probes.set_allocator(range)?;
-        }
+        self.probes.describe(&self.process, &allocator)?;
         self.stacks.refresh(self.process.pid());
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             return Ok(()); // the same file: the probes are in place already
