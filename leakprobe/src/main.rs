@@ -32,11 +32,7 @@ fn run(command: &Command) -> Result<ExitCode> {
                     .filter_level(log::LevelFilter::Debug)
                     .init();
             }
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("failed to start the event loop")?
-                .block_on(record::run(config))
+            record::run(config)
         }
         Command::Doctor { pid } => Ok(match doctor::run(*pid, &mut out)? {
             true => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, MapData, RingBuf};
 use aya::programs::uprobe::{UProbeLink, UProbeScope};
-use aya::programs::{RawTracePoint, UProbe};
+use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::Control;
 
@@ -77,7 +77,7 @@ impl Probes {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program
                 .load()
-                .map_err(explain_permission)
+                .map_err(explain_refusal)
                 .with_context(|| format!("failed to load the program `{name}`"))?;
             let tracepoint = match name {
                 "signal_deliver" => "signal_deliver",
@@ -122,7 +122,7 @@ impl Probes {
                 if program.fd().is_err() {
                     program
                         .load()
-                        .map_err(explain_permission)
+                        .map_err(explain_refusal)
                         .with_context(|| format!("failed to load the program `{name}`"))?;
                 }
                 let link = program
@@ -255,12 +255,45 @@ impl Probes {
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
     let program = ebpf
         .program_mut(name)
         .with_context(|| format!("the BPF object has no program `{name}`"))?;
     Ok(program.try_into()?)
+}
+
+/// Why the kernel would not load a program, in one sentence: the verifier's log has thousands of
+/// lines, of which the last but the statistics says what was wrong.
+fn explain_refusal(error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return explain_permission(error);
+    };
+    let log = verifier_log.to_string();
+    let statistics = [
+        "processed ",
+        "verification time",
+        "stack depth",
+        "peak_states",
+    ];
+    let reason = log
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start)));
+    match reason {
+        None => explain_permission(io_error),
+        Some(reason) => {
+            log::debug!("{log}");
+            anyhow!(
+                "this kernel's verifier refused it: {reason}. Please report this with the version \
+                 of the kernel; -v shows the whole log"
+            )
+        }
+    }
 }
 
 /// Adds to a refusal what would lift it.

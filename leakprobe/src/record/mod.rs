@@ -4,6 +4,7 @@ mod command;
 mod progress;
 mod session;
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -23,7 +24,16 @@ use session::Session;
 /// # Errors
 ///
 /// One sentence on what could not be done and what to do about it. No report is written then.
-pub async fn run(config: &Config) -> Result<ExitCode> {
+pub fn run(config: &Config) -> Result<ExitCode> {
+    require_descriptors()?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the event loop")?
+        .block_on(pipeline(config))
+}
+
+async fn pipeline(config: &Config) -> Result<ExitCode> {
     cli::check_outputs(&config.outputs)?;
     let mut command = match &config.source {
         Source::Pid(_) => None,
@@ -92,6 +102,15 @@ fn print_interval(profile: &Profile, config: &Config) -> Result<()> {
         .and_then(|()| out.flush())
         .or_else(ignore_closed)
         .context("failed to write to stdout")
+}
+
+/// The event loop opens descriptors of its own where it cannot report a failure.
+fn require_descriptors() -> Result<()> {
+    (0..16)
+        .map(|_| File::open("/dev/null"))
+        .collect::<io::Result<Vec<_>>>()
+        .map(drop)
+        .context("too few file descriptors are left: allow more with `ulimit -n 1024`")
 }
 
 /// A reader that went away (`| head`) is no failure.

@@ -16,6 +16,7 @@ use super::progress::Progress;
 use crate::cli::Config;
 use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::report::escape;
+use crate::snapshot::counts::{EXEC_GAP, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS};
 use crate::snapshot::{Event, Maps, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
@@ -121,6 +122,7 @@ impl Session {
             notes: Vec::new(),
         };
         session.note_others();
+        session.note_filters(config);
         Ok(session)
     }
 
@@ -230,7 +232,7 @@ impl Session {
                 None => {
                     *self
                         .losses
-                        .entry("unreadable_events".to_owned())
+                        .entry(UNREADABLE_EVENTS.name.to_owned())
                         .or_default() += 1;
                 }
             }
@@ -290,7 +292,7 @@ impl Session {
                 self.searching = None;
                 *self
                     .losses
-                    .entry("program_without_allocator".to_owned())
+                    .entry(PROGRAM_WITHOUT_ALLOCATOR.name.to_owned())
                     .or_default() += 1;
             }
             return Ok(());
@@ -305,7 +307,7 @@ impl Session {
         refuse_danger(self.process.pid())?;
         let points = plan::points(&allocator)?;
         self.probes.attach(&self.process, &allocator, &points)?;
-        *self.losses.entry("exec_gap".to_owned()).or_default() += 1;
+        *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
         let note = format!(
             "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
             escape::visible(allocator.object().path()),
@@ -322,6 +324,25 @@ impl Session {
         for path in self.allocator.others() {
             self.notes
                 .push(format!("`{path}` defines malloc too, and is not probed"));
+        }
+    }
+
+    /// A reader of the report must know what was left out on request.
+    fn note_filters(&mut self, config: &Config) {
+        if config.min_size > 0 || config.max_size < u64::MAX {
+            let upper = match config.max_size {
+                u64::MAX => String::new(),
+                max => format!(" and at most {max}"),
+            };
+            self.notes.push(format!(
+                "only blocks of at least {}{upper} bytes were recorded",
+                config.min_size
+            ));
+        }
+        if let Some(min_age) = config.min_age {
+            let age = humantime::format_duration(min_age);
+            self.notes
+                .push(format!("live figures leave out blocks younger than {age}"));
         }
     }
 

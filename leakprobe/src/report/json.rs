@@ -44,7 +44,7 @@ impl Formatter for Visible {
 mod tests {
     use std::collections::BTreeSet;
 
-    use leakprobe_common::Counter;
+    use crate::snapshot::counts::Count;
 
     use super::*;
     use crate::report::sample;
@@ -82,11 +82,7 @@ mod tests {
             &serde_json::to_value(sample::profile()).unwrap(),
             &mut names,
         );
-        names.extend(
-            Counter::ALL
-                .iter()
-                .map(|counter| counter.name().to_string()),
-        );
+        names.extend(Count::all().map(|count| count.name.to_string()));
         for name in names {
             assert!(
                 text.contains(&format!("`{name}`")),

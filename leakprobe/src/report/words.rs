@@ -1,9 +1,8 @@
 //! Phrases that several formats share: what a frame is called, who the target is, what was lost.
 
-use leakprobe_common::Counter;
-
 use super::escape::{shorten, visible};
 use super::human;
+use crate::snapshot::counts::Count;
 use crate::snapshot::{Evidence, Totals, Verdict};
 use crate::symbolize::{Frame, Profile};
 use crate::target::TargetInfo;
@@ -91,13 +90,13 @@ pub fn losses(evidence: &Evidence) -> Vec<Loss<'_>> {
         .losses
         .iter()
         .map(|(name, &count)| {
-            let counter = Counter::ALL.iter().find(|counter| counter.name() == name);
+            let known = Count::find(name);
             Loss {
                 name: visible(name).into_owned(),
                 count,
-                meaning: counter.map_or("", |counter| counter.meaning()),
+                meaning: known.map_or("", |known| known.meaning),
                 // Better one warning too many than one too few.
-                is_loss: counter.is_none_or(|counter| counter.is_loss()),
+                is_loss: known.is_none_or(|known| known.is_loss),
             }
         })
         .collect();

@@ -1,6 +1,7 @@
 //! Plain data read from the kernel maps: nothing in here reads the kernel again.
 
 mod batch;
+pub mod counts;
 mod events;
 mod reader;
 mod stacks;
@@ -57,7 +58,7 @@ pub struct Evidence {
     /// Complete or partial.
     pub verdict: Verdict,
     /// Counts above zero, by name. Not all of them make the result partial: what a count means for
-    /// it, [`leakprobe_common::Counter`] says.
+    /// it, [`counts::Count`] says.
     pub losses: BTreeMap<String, u64>,
     /// Sentences for a person.
     pub notes: Vec<String>,

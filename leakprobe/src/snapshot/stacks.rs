@@ -3,7 +3,7 @@
 //! Addresses are located at once, while the target lives. Its mappings are read again only when
 //! an address is in none of the known ones, and not more often than every [`REFRESH`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ pub struct Address {
 #[derive(Debug, Default)]
 pub struct Stacks {
     frames: HashMap<StackKey, Arc<[Address]>>,
+    broken: HashSet<StackKey>,
     unlocated: Vec<(StackKey, Vec<u64>)>,
     mappings: Mappings,
     refreshed: Option<Instant>,
@@ -56,21 +57,28 @@ impl Stacks {
             self.refreshed = Some(Instant::now());
         }
         for (key, addresses) in unlocated {
-            let frames = addresses
+            let len = addresses.len();
+            let mut frames: Vec<Address> = addresses
                 .into_iter()
                 .map(|address| Address {
                     address,
-                    location: self.mappings.locate(address - 1),
+                    location: self.mappings.locate(address.wrapping_sub(1)),
                 })
                 .collect();
-            self.frames.insert(key, frames);
+            // The first frame is the caller, whatever is known of it. Further down an address in
+            // no code shows that the walk went astray there.
+            if let Some(astray) = (1..len).find(|&index| frames[index].location.is_none()) {
+                frames.truncate(astray);
+                self.broken.insert(key);
+            }
+            self.frames.insert(key, frames.into());
         }
     }
 
     fn knows(&self, addresses: &[u64]) -> bool {
         addresses
             .iter()
-            .all(|address| self.mappings.locate(address - 1).is_some())
+            .all(|address| self.mappings.locate(address.wrapping_sub(1)).is_some())
     }
 
     /// Reads the mappings now, so that they are known should the process end soon.
@@ -87,6 +95,11 @@ impl Stacks {
     /// The frames of a stack; `None` if they did not arrive.
     pub fn get(&self, key: &StackKey) -> Option<&Arc<[Address]>> {
         self.frames.get(key)
+    }
+
+    /// Whether a stack was cut because its walk had left all code.
+    pub fn is_broken(&self, key: &StackKey) -> bool {
+        self.broken.contains(key)
     }
 
     /// Address of the kernel's return trampoline in the target, once known.

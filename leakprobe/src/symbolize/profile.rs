@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Names, Profile, Stack};
+use crate::snapshot::counts::{Count, STACKS_BROKEN, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
 use crate::target::{AllocatorInfo, TargetInfo};
 
@@ -16,7 +17,7 @@ pub struct Header {
     pub allocator: AllocatorInfo,
     /// From the first probe counting to the snapshot.
     pub duration: Duration,
-    /// Losses known so far besides the kernel side's, by name.
+    /// Counts known so far besides those of the snapshot, by name.
     pub losses: BTreeMap<String, u64>,
     /// Sentences for a person.
     pub notes: Vec<String>,
@@ -39,12 +40,13 @@ pub fn profile(
             .flat_map(|frames| &**frames),
     );
 
-    let mut without_frames = 0;
+    let (mut without_frames, mut broken) = (0, 0);
     let shown = shown
         .iter()
         .map(|stack| {
             let addresses = stacks.get(&stack.key);
             without_frames += u64::from(addresses.is_none());
+            broken += u64::from(stacks.is_broken(&stack.key));
             Stack {
                 totals: stack.totals,
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
@@ -65,29 +67,23 @@ pub fn profile(
         mut losses,
         mut notes,
     } = header;
-    let mut count = |name: &str, count: u64| {
-        if count > 0 {
-            *losses.entry(name.to_owned()).or_default() += count;
-        }
-    };
-    count("unbalanced_blocks", snapshot.unbalanced);
-    count("stacks_without_frames", without_frames);
-    for &(counter, value) in &snapshot.counters {
-        if counter.is_loss() {
-            count(counter.name(), value);
-        }
-    }
-    let verdict = if losses.is_empty() {
-        Verdict::Complete
-    } else {
-        Verdict::Partial
-    };
-    // What loses nothing is counted all the same.
-    for &(counter, value) in &snapshot.counters {
+    let mut count = |count: Count, value: u64| {
         if value > 0 {
-            losses.insert(counter.name().to_owned(), value);
+            *losses.entry(count.name.to_owned()).or_default() += value;
         }
+    };
+    count(UNBALANCED_BLOCKS, snapshot.unbalanced);
+    count(STACKS_WITHOUT_FRAMES, without_frames);
+    count(STACKS_BROKEN, broken);
+    for &(counter, value) in &snapshot.counters {
+        count(counter.into(), value);
     }
+    let is_loss = |name: &String| Count::find(name).is_none_or(|count| count.is_loss);
+    let verdict = if losses.keys().any(is_loss) {
+        Verdict::Partial
+    } else {
+        Verdict::Complete
+    };
     notes.extend(
         names
             .failures()

@@ -1,0 +1,91 @@
+//! What is counted besides bytes and blocks, under one roof: the kernel side's counters and the
+//! few that only the user side can know.
+
+use leakprobe_common::Counter;
+
+/// A named count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Name in reports.
+    pub name: &'static str,
+    /// Whether a count above zero makes a result partial.
+    pub is_loss: bool,
+    /// One phrase that says what is counted.
+    pub meaning: &'static str,
+}
+
+/// Blocks on record that their stack's totals do not know, or the other way round.
+pub const UNBALANCED_BLOCKS: Count = Count {
+    name: "unbalanced_blocks",
+    is_loss: true,
+    meaning: "blocks on record that the totals by stack do not know, or the other way round",
+};
+
+/// Stacks whose frames never arrived.
+pub const STACKS_WITHOUT_FRAMES: Count = Count {
+    name: "stacks_without_frames",
+    is_loss: true,
+    meaning: "stacks whose frames did not arrive; their bytes and blocks are right",
+};
+
+/// Stacks that end in an address outside of all code.
+pub const STACKS_BROKEN: Count = Count {
+    name: "stacks_broken",
+    is_loss: false,
+    meaning: "stacks cut where code without frame pointers leads nowhere",
+};
+
+/// Programs executed by the target that could not be probed from their first instruction.
+pub const EXEC_GAP: Count = Count {
+    name: "exec_gap",
+    is_loss: true,
+    meaning: "executed programs whose first allocator calls were missed",
+};
+
+/// Programs executed by the target in which no allocator was found.
+pub const PROGRAM_WITHOUT_ALLOCATOR: Count = Count {
+    name: "program_without_allocator",
+    is_loss: true,
+    meaning: "executed programs in which no allocator was found",
+};
+
+/// Records of the ring buffer that are none of ours.
+pub const UNREADABLE_EVENTS: Count = Count {
+    name: "unreadable_events",
+    is_loss: true,
+    meaning: "records of the kernel side that could not be understood",
+};
+
+const OF_THE_USER_SIDE: [Count; 6] = [
+    UNBALANCED_BLOCKS,
+    STACKS_WITHOUT_FRAMES,
+    STACKS_BROKEN,
+    EXEC_GAP,
+    PROGRAM_WITHOUT_ALLOCATOR,
+    UNREADABLE_EVENTS,
+];
+
+impl From<Counter> for Count {
+    fn from(counter: Counter) -> Self {
+        Self {
+            name: counter.name(),
+            is_loss: counter.is_loss(),
+            meaning: counter.meaning(),
+        }
+    }
+}
+
+impl Count {
+    /// All counts, the kernel side's first.
+    pub fn all() -> impl Iterator<Item = Count> {
+        Counter::ALL
+            .iter()
+            .map(|&counter| Count::from(counter))
+            .chain(OF_THE_USER_SIDE)
+    }
+
+    /// The count of a name.
+    pub fn find(name: &str) -> Option<Count> {
+        Self::all().find(|count| count.name == name)
+    }
+}
