@@ -210,10 +210,9 @@ impl Thread {
             fp,
             slot: 0,
             found: 0,
-            nested: 0,
         };
         repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
-        admission.nested == 0
+        admission.slot == 0 || (admission.slot != sp && !admission.comes_from())
     }
 
     /// Drops calls until `depth` are left.
@@ -274,12 +273,11 @@ struct Admission {
     allocator_start: u64,
     allocator_end: u64,
     allocator_frames: u64,
+    /// Where the innermost call has its return address, if that is still the trampoline.
+    slot: u64,
     /// Frame pointer, while looking for `slot`.
     fp: u64,
-    slot: u64,
     found: u64,
-    /// 1 if the call is nested in the one that is now innermost.
-    nested: u64,
 }
 
 impl Admission {
@@ -295,11 +293,10 @@ impl Admission {
         }
     }
 
-    /// Whether the call comes from the one whose return address is at `slot`, which may be gone.
+    /// Whether the call comes from the one whose return address is at `slot`.
     #[inline(always)]
-    fn comes_from(&mut self, slot: u64) -> bool {
+    fn comes_from(&mut self) -> bool {
         if self.allocator_frames != 0 {
-            self.slot = slot;
             repeat(MAX_FRAMES as u32, Self::next_frame, self);
             return self.found != 0;
         }
@@ -338,7 +335,7 @@ impl Admission {
         if sp <= top.sp && state.is_trampoline(read_user(top.sp).unwrap_or(0)) {
             // At the same place a tail call has found the trampoline where a call has its return
             // address. Below it the trampoline may be left over from a call that is gone.
-            state.nested = (sp == top.sp || state.comes_from(top.sp)) as u64;
+            state.slot = top.sp;
             return 1;
         }
         thread.abandon_top();
