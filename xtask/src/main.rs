@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cmd;
 mod debian;
 mod demo;
@@ -49,6 +50,13 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Measure what leakprobe costs: `pair` its target, `report` itself. Needs root.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// The benchmark and its options; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<String>,
+    },
     /// Compile the victims of the end-to-end tests into target/fixtures/victims.
     Victims,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
@@ -74,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Ebpf { check: true } => ebpf::check().map(drop),
         Task::Ebpf { check: false } => ebpf::update(),
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
         Task::Node => node::prepare(&cmd::fixtures()),
     }

@@ -34,6 +34,8 @@ pub const TESTS: &[&str] = &[
     "nodejs",
     "python3",
 ];
+/// Running the benchmarks.
+pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
 /// Running the demonstration.
 pub const DEMO: &[&str] = &["gcc", "libc6-dev"];
 

@@ -1,0 +1,58 @@
+//! What leakprobe costs: `pair` measures the target, `report` measures leakprobe itself.
+//!
+//! A program of its own, not a part of xtask, because it uses the library that leakprobe is made of
+//! and xtask has to stay quick to build. How to read the figures is in docs/performance.md.
+
+mod floor;
+mod goal;
+mod machine;
+mod pair;
+mod report;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use goal::Goals;
+
+/// What leakprobe costs.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench")]
+struct Cli {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+    /// End with 1 if a goal is missed.
+    #[arg(long, global = true)]
+    check: bool,
+}
+
+#[derive(Subcommand)]
+enum Benchmark {
+    /// A malloc+free pair unprobed, under empty probes, and under leakprobe.
+    Pair(pair::Options),
+    /// The report of a million live blocks: how long it takes, and in how much memory.
+    Report(report::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.benchmark) {
+        Ok(goals) if cli.check && !goals.reached() => ExitCode::FAILURE,
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(benchmark: &Benchmark) -> Result<Goals> {
+    println!("{}", machine::describe()?);
+    let goals = match benchmark {
+        Benchmark::Pair(options) => pair::run(options)?,
+        Benchmark::Report(options) => report::run(options)?,
+    };
+    print!("\n{goals}");
+    Ok(goals)
+}

@@ -1,0 +1,163 @@
+//! What a malloc+free pair costs: unprobed, under empty probes (the floor), under leakprobe, and
+//! unprobed again, in one process and in rounds, so that what disturbs the machine disturbs them
+//! all alike. Ratios are taken within a round; what is printed are medians over rounds.
+
+use anyhow::{Context, Result, ensure};
+use leakprobe_tests::{Leakprobe, Victim};
+use serde::Deserialize;
+
+use crate::floor::Floor;
+use crate::goal::{Goals, median};
+
+/// Most that leakprobe may cost, as a multiple of the floor.
+const GOAL: f64 = 2.2;
+
+/// Measurements per state and round, the first of which finds cold caches.
+const MEASUREMENTS: usize = 3;
+
+/// How much to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Rounds for each libc and number of threads.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each of the 12 measurements of a round.
+    #[arg(long, default_value_t = 0.2)]
+    seconds: f64,
+    /// Frames from the caller of malloc to main, 3 at the least.
+    #[arg(long, default_value_t = 5)]
+    frames: u32,
+    /// Numbers of threads that call malloc at the same time.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
+    threads: Vec<u32>,
+    /// The libcs: glibc, glibc-static, musl, musl-static.
+    #[arg(long, value_delimiter = ',', default_values_t = ["glibc".to_owned(), "musl".to_owned()])]
+    libc: Vec<String>,
+}
+
+/// The line that the victim writes.
+#[derive(Deserialize)]
+struct Measurement {
+    pairs: u64,
+    ns_per_pair: f64,
+}
+
+/// Nanoseconds per pair.
+struct Round {
+    before: f64,
+    floor: f64,
+    leakprobe: f64,
+    after: f64,
+}
+
+/// Measures, prints a table, and gives the ratios to the floor.
+///
+/// # Errors
+///
+/// If something cannot be probed, or leakprobe did not count every pair it was measured with.
+pub fn run(options: &Options) -> Result<Goals> {
+    let (rounds, seconds, frames) = (options.rounds, options.seconds, options.frames);
+    println!(
+        "ns per malloc+free pair, {frames} frames; medians of {rounds} rounds, {MEASUREMENTS} \
+         measurements of {seconds} s each\n"
+    );
+    println!(
+        "{:12} {:>7} {:>9} {:>7} {:>10} {:>9}   {:>15} {:>19} {:>16}",
+        "libc",
+        "threads",
+        "unprobed",
+        "floor",
+        "leakprobe",
+        "unprobed",
+        "leakprobe/floor",
+        "(lowest - highest)",
+        "floor - unprobed"
+    );
+    let mut goals = Goals::default();
+    for libc in &options.libc {
+        for &threads in &options.threads {
+            let done = measure(libc, threads, options)?;
+            let column =
+                |figure: &dyn Fn(&Round) -> f64| done.iter().map(figure).collect::<Vec<_>>();
+            let ratios = column(&|round| round.leakprobe / round.floor);
+            let range = (
+                ratios.iter().copied().fold(f64::INFINITY, f64::min),
+                ratios.iter().copied().fold(0.0, f64::max),
+            );
+            let ratio = median(ratios);
+            println!(
+                "{libc:12} {threads:>7} {:>9.1} {:>7.0} {:>10.0} {:>9.1}   {ratio:>15.2} {:>19} {:>16.0}",
+                median(column(&|round| round.before)),
+                median(column(&|round| round.floor)),
+                median(column(&|round| round.leakprobe)),
+                median(column(&|round| round.after)),
+                format!("({:.2} - {:.2})", range.0, range.1),
+                median(column(&|round| round.floor - round.before)),
+            );
+            goals.at_most(
+                format!("leakprobe/floor, {libc}, threads: {threads}:"),
+                ratio,
+                GOAL,
+                "",
+            );
+        }
+    }
+    Ok(goals)
+}
+
+fn measure(libc: &str, threads: u32, options: &Options) -> Result<Vec<Round>> {
+    let arguments = [
+        threads.to_string(),
+        format!("{}s", options.seconds),
+        options.frames.to_string(),
+    ];
+    let arguments = arguments.each_ref().map(String::as_str);
+    let mut victim = Victim::spawn_with(libc, "pair", &arguments);
+    let rounds = (0..options.rounds)
+        .map(|_| {
+            let (before, _) = state(&mut victim)?;
+            let probes = Floor::place(victim.pid())?;
+            let (floor, _) = state(&mut victim)?;
+            drop(probes);
+            let leakprobe = under_leakprobe(&mut victim)?;
+            let (after, _) = state(&mut victim)?;
+            Ok(Round {
+                before,
+                floor,
+                leakprobe,
+                after,
+            })
+        })
+        .collect();
+    victim.end_well();
+    rounds
+}
+
+fn under_leakprobe(victim: &mut Victim) -> Result<f64> {
+    let leakprobe = Leakprobe::attach(victim.pid(), &["--interval", "1h"]);
+    let (took, pairs) = state(victim)?;
+    let report = leakprobe.interrupt().report();
+    // A probe that does not count costs less: such a figure would be worth nothing.
+    let counted = (report.totals.allocated_count, report.totals.freed_count);
+    ensure!(
+        counted == (pairs, pairs) && report.evidence.verdict == "complete",
+        "the victim made {pairs} pairs, but leakprobe says: {counted:?}, {:?}",
+        report.evidence
+    );
+    Ok(took)
+}
+
+/// Median of nanoseconds per pair, and the pairs of all measurements.
+fn state(victim: &mut Victim) -> Result<(f64, u64)> {
+    let mut figures = Vec::new();
+    let mut pairs = 0;
+    for _ in 0..MEASUREMENTS {
+        victim.go();
+        let line = victim.line();
+        let measurement: Measurement = serde_json::from_str(&line)
+            .with_context(|| format!("the victim's line `{line}` cannot be read"))?;
+        figures.push(measurement.ns_per_pair);
+        pairs += measurement.pairs;
+    }
+    Ok((median(figures), pairs))
+}
