@@ -87,7 +87,8 @@ impl Maps {
         batch::for_each(
             self.stacks.fd().as_fd(),
             |key: &StackKey, totals: &StackTotals| {
-                if key.space == space {
+                // Without a block: the map of blocks was full, which is counted.
+                if key.space == space && totals.allocated_count > 0 {
                     let totals = Totals {
                         live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
                         live_count: totals.allocated_count.saturating_sub(totals.freed_count),
