@@ -129,7 +129,7 @@ impl Control {
 /// Ids of the counters, and their names and meaning for a reader of the report.
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $id:literal, $name:literal, $loss:literal, $text:literal;)*) => {
-        /// Counters kept by the kernel side, one per-CPU slot each.
+        /// Counters kept by the kernel side.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Counter { $($(#[$doc])* $variant = $id,)* }

@@ -29,7 +29,8 @@ fn run(command: &Command) -> Result<ExitCode> {
             drop(out);
             if config.verbose {
                 env_logger::Builder::new()
-                    .filter_level(log::LevelFilter::Debug)
+                    .filter_level(log::LevelFilter::Warn)
+                    .filter_module("leakprobe", log::LevelFilter::Debug)
                     .init();
             }
             record::run(config)

@@ -117,7 +117,7 @@ pub struct Args {
     /// Record at most this many live blocks
     ///
     /// Further blocks are lost, which is counted and makes the result PARTIAL. The memory is
-    /// taken as blocks come, not in advance.
+    /// taken as blocks come, but for 16 bytes an entry (64 MiB of kernel memory at the default).
     #[arg(long, value_name = "N", default_value_t = 4_194_304, value_parser = value_parser!(u32).range(1..=MAX_LIVE_LIMIT), value_hint = ValueHint::Other, help_heading = "Recording")]
     pub max_live: u32,
 

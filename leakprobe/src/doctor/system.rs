@@ -72,22 +72,16 @@ impl Capabilities {
     // Bits from the kernel's include/uapi/linux/capability.h.
     const SYS_PTRACE: u32 = 19;
     const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
-    const CHECKPOINT_RESTORE: u32 = 40;
 
-    /// Whether a capability is there. CAP_SYS_ADMIN stands for those that were split off from it.
     fn has(self, bit: u32) -> bool {
-        let split_off = bit >= Self::PERFMON;
-        self.0 & (1 << bit) != 0 || split_off && self.0 & (1 << Self::SYS_ADMIN) != 0
+        self.0 & (1 << bit) != 0
     }
 
+    /// CAP_SYS_ADMIN has CAP_BPF, CAP_PERFMON and CAP_CHECKPOINT_RESTORE in it, and nothing less
+    /// may place a uprobe through perf events.
     fn check(self) -> Check {
-        const ADVICE: &str = "run leakprobe with sudo, or give its file CAP_BPF, CAP_PERFMON, \
-             CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE with setcap";
         let needed = [
-            (Self::BPF, "CAP_BPF"),
-            (Self::PERFMON, "CAP_PERFMON"),
+            (Self::SYS_ADMIN, "CAP_SYS_ADMIN"),
             (Self::SYS_PTRACE, "CAP_SYS_PTRACE"),
         ];
         let lacking: Vec<&str> = needed
@@ -95,20 +89,14 @@ impl Capabilities {
             .filter(|(bit, _)| !self.has(*bit))
             .map(|(_, name)| *name)
             .collect();
-        if !lacking.is_empty() {
-            let found = format!("leakprobe does not have {}", lacking.join(", "));
-            return Check::missing("capabilities", found, ADVICE);
+        if lacking.is_empty() {
+            return Check::ok("capabilities", "CAP_SYS_ADMIN, CAP_SYS_PTRACE");
         }
-        if !self.has(Self::CHECKPOINT_RESTORE) {
-            return Check::degraded(
-                "capabilities",
-                "no CAP_CHECKPOINT_RESTORE: files that were deleted or replaced since the \
-                 target loaded them cannot be read",
-                ADVICE,
-            );
-        }
-        let found = "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE";
-        Check::ok("capabilities", found)
+        Check::missing(
+            "capabilities",
+            format!("leakprobe does not have {}", lacking.join(", ")),
+            "run leakprobe with sudo, or give its file CAP_SYS_ADMIN and CAP_SYS_PTRACE with setcap",
+        )
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, MapData, RingBuf};
@@ -38,6 +39,7 @@ pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, u64>,
     links: Vec<UProbeLink>,
+    detaching: Option<JoinHandle<()>>,
 }
 
 /// Levels of `aya_log`: 0 is silence, 4 is debug.
@@ -92,6 +94,7 @@ impl Probes {
             ebpf,
             control,
             links: Vec::new(),
+            detaching: None,
         })
     }
 
@@ -183,15 +186,6 @@ impl Probes {
         Ok(())
     }
 
-    /// Number of the target's address space: how often it has executed a new program.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the look-up.
-    pub fn space(&self) -> Result<u64> {
-        Ok(self.control.get(&(Control::Space as u32), 0)?)
-    }
-
     fn set(&mut self, which: Control, value: u64) -> Result<()> {
         self.control
             .set(which as u32, value, 0)
@@ -245,11 +239,23 @@ impl Probes {
         self.links.clear();
     }
 
-    /// Removes the probes in a thread of their own; what is left when leakprobe ends, the kernel
-    /// removes then.
+    /// Removes the probes in a thread of their own, see [`Self::wait_for_detach`].
     pub fn detach_in_background(&mut self) {
         let links = std::mem::take(&mut self.links);
-        std::thread::spawn(move || drop(links));
+        self.detaching = Some(std::thread::spawn(move || drop(links)));
+    }
+
+    /// Waits for the thread that removes the probes.
+    pub fn wait_for_detach(&mut self) {
+        if let Some(thread) = self.detaching.take() {
+            let _ = thread.join(); // it only closes descriptors
+        }
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.wait_for_detach();
     }
 }
 
@@ -307,8 +313,8 @@ where
             && io.kind() == std::io::ErrorKind::PermissionDenied
         {
             return anyhow::Error::new(error).context(
-                "the kernel denied permission: run leakprobe as root, or give it CAP_BPF, \
-                 CAP_PERFMON, CAP_SYS_PTRACE and CAP_SYS_ADMIN (`leakprobe doctor` tells which)",
+                "the kernel denied permission: run leakprobe as root, or give it \
+                 CAP_SYS_ADMIN and CAP_SYS_PTRACE (`leakprobe doctor` tells more)",
             );
         }
         source = cause.source();

@@ -63,6 +63,7 @@ async fn pipeline(config: &Config) -> Result<ExitCode> {
         progress.say(&format!("wrote {}", output.path.display()));
     }
     print(&profile, config)?;
+    session.wait_for_detach(&mut progress);
     match (command, &config.source) {
         (
             Some(command),

@@ -70,6 +70,17 @@ impl Progress {
         self.status = true;
     }
 
+    /// Shows what is being waited for, on a terminal, until [`Self::clear`].
+    pub fn waiting(&mut self, what: &str) {
+        if self.quiet || !self.terminal {
+            return;
+        }
+        self.clear();
+        eprint!("{what} ...");
+        let _ = io::stderr().flush();
+        self.status = true;
+    }
+
     /// Takes the status line away.
     pub fn clear(&mut self) {
         if std::mem::take(&mut self.status) {

@@ -15,8 +15,10 @@ use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
 use crate::probe::{Limits, Probes, danger, functions, plan};
-use crate::report::escape;
-use crate::snapshot::counts::{EXEC_GAP, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS};
+use crate::report::{escape, human};
+use crate::snapshot::counts::{
+    EXEC_GAP, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS,
+};
 use crate::snapshot::{Event, Maps, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
@@ -197,6 +199,7 @@ impl Session {
                     self.drain(progress)?;
                 }
                 _ = seconds.tick() => {
+                    self.stacks.locate(self.process.pid(), false);
                     let totals = self.maps.totals(self.space)?.totals;
                     progress.status(self.began.elapsed(), &totals);
                 }
@@ -214,11 +217,7 @@ impl Session {
         let mut exec = None;
         while let Some(record) = self.events.get_mut().next() {
             match Event::parse(&record) {
-                Some(Event::Stack {
-                    key,
-                    addresses,
-                    cut: _,
-                }) if key.space == self.space => {
+                Some(Event::Stack { key, addresses }) if key.space == self.space => {
                     self.stacks.add(key, addresses);
                 }
                 Some(Event::Stack { .. }) => {} // of a program that is gone
@@ -240,7 +239,7 @@ impl Session {
         if let Some(by_main_thread) = exec {
             self.start_over(by_main_thread, progress)?;
         }
-        self.stacks.locate(self.process.pid());
+        self.stacks.locate(self.process.pid(), false);
         if self.trampoline != self.stacks.trampoline()
             && let Some(address) = self.stacks.trampoline()
         {
@@ -258,11 +257,11 @@ impl Session {
         self.stacks.start_over(self.process.pid());
         let comm = escape::visible(&self.target.comm);
         let note = format!(
-            "the target executed `{comm}` {:.1} s after the attach; figures are of that program \
-             alone, the one before it ended with {} bytes live in {} blocks",
-            self.began.elapsed().as_secs_f64(),
-            before.live_bytes,
-            before.live_count,
+            "the target executed `{comm}` {} after the attach; figures are of that program alone, \
+             the one before it ended with {} live in {}",
+            human::duration(self.began.elapsed().as_nanos() as u64),
+            human::bytes(before.live_bytes),
+            human::blocks(before.live_count),
         );
         progress.say(&note);
         self.notes.push(note);
@@ -321,6 +320,9 @@ impl Session {
     }
 
     fn note_others(&mut self) {
+        if self.allocator.has_operator_new() {
+            self.losses.insert(OPERATORS_NOT_PROBED.name.to_owned(), 1);
+        }
         for path in self.allocator.others() {
             self.notes
                 .push(format!("`{path}` defines malloc too, and is not probed"));
@@ -357,6 +359,7 @@ impl Session {
     }
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
+        self.stacks.locate(self.process.pid(), true);
         let mut snapshot = match min_age {
             None => self.maps.totals(self.space)?,
             Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
@@ -371,12 +374,20 @@ impl Session {
         ))
     }
 
-    /// Stops recording, takes the probes away, and makes the final profile.
+    /// Waits until the last probe is gone. A process that ends while one of its threads removes a
+    /// probe leaves that probe in the target: the kernel gives up half-way.
+    pub fn wait_for_detach(mut self, progress: &mut Progress) {
+        progress.waiting("removing the probes");
+        self.probes.wait_for_detach();
+        progress.clear();
+    }
+
+    /// Stops recording, starts taking the probes away, and makes the final profile.
     ///
     /// # Errors
     ///
     /// If the maps cannot be read.
-    pub fn finish(mut self, min_age: Duration) -> Result<Profile> {
+    pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
         let stopped = now()?;
         self.probes.stop()?;
         let header = Header {
@@ -385,6 +396,7 @@ impl Session {
         };
         self.probes.detach_in_background();
         self.drain(&mut Progress::new(true))?;
+        self.stacks.locate(self.process.pid(), true);
         let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
         Ok(profile(
             header,

@@ -56,13 +56,21 @@ pub const UNREADABLE_EVENTS: Count = Count {
     meaning: "records of the kernel side that could not be understood",
 };
 
-const OF_THE_USER_SIDE: [Count; 6] = [
+/// The allocator has an operator new of its own, which is not probed.
+pub const OPERATORS_NOT_PROBED: Count = Count {
+    name: "operators_not_probed",
+    is_loss: true,
+    meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
+};
+
+const OF_THE_USER_SIDE: [Count; 7] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     STACKS_BROKEN,
     EXEC_GAP,
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,
+    OPERATORS_NOT_PROBED,
 ];
 
 impl From<Counter> for Count {

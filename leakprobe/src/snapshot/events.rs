@@ -11,8 +11,6 @@ pub enum Event {
         key: StackKey,
         /// Return addresses, leaf first.
         addresses: Vec<u64>,
-        /// Whether there were more frames than are recorded.
-        cut: bool,
     },
     /// The target executed another program.
     Exec {
@@ -40,11 +38,7 @@ impl Event {
                     id: word(1)?,
                     space: word(2)?,
                 };
-                Some(Event::Stack {
-                    key,
-                    addresses,
-                    cut: len & STACK_CUT != 0,
-                })
+                Some(Event::Stack { key, addresses })
             }
             kind if kind == EventKind::Exec as u64 && record.len() >= size_of::<ExecEvent>() => {
                 Some(Event::Exec {
@@ -77,18 +71,10 @@ mod tests {
             std::slice::from_raw_parts((&raw const event).cast::<u8>(), size_of_val(&event))
         };
         let read = Event::parse(bytes).unwrap();
-        let Event::Stack {
-            key,
-            addresses,
-            cut,
-        } = read
-        else {
+        let Event::Stack { key, addresses } = read else {
             panic!("{read:?}")
         };
-        assert_eq!(
-            (key.id, key.space, addresses, cut),
-            (7, 1, vec![0x10, 0x20], true)
-        );
+        assert_eq!((key.id, key.space, addresses), (7, 1, vec![0x10, 0x20]));
     }
 
     #[test]

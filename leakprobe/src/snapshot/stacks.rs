@@ -40,23 +40,35 @@ impl Stacks {
         self.unlocated.push((key, addresses));
     }
 
-    /// Locates what was added since, in the mappings of the process `pid`.
-    pub fn locate(&mut self, pid: u32) {
+    /// Locates what was added since, in the mappings of the process `pid`. A stack with an address
+    /// in none of them waits until they may be read again, unless it is wanted `now`.
+    pub fn locate(&mut self, pid: u32, now: bool) {
         if self.unlocated.is_empty() {
             return;
         }
-        let stale = self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
         let unlocated = std::mem::take(&mut self.unlocated);
         // The kernel maps its trampoline when the first probed call returns, which was before the
         // first stack arrived.
-        let complete = self.mappings.trampoline().is_some()
-            && unlocated.iter().all(|(_, addresses)| self.knows(addresses));
-        if stale && !complete {
+        let trampoline = self.mappings.trampoline().is_some();
+        let (known, unknown): (Vec<_>, Vec<_>) = unlocated
+            .into_iter()
+            .partition(|(_, addresses)| trampoline && self.knows(addresses));
+        self.settle(known);
+        if unknown.is_empty() {
+            return;
+        }
+        if now || self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH) {
             // An error means that the process is gone: what was known has to do.
             let _ = self.mappings.refresh(pid);
             self.refreshed = Some(Instant::now());
+            self.settle(unknown);
+        } else {
+            self.unlocated = unknown;
         }
-        for (key, addresses) in unlocated {
+    }
+
+    fn settle(&mut self, located: Vec<(StackKey, Vec<u64>)>) {
+        for (key, addresses) in located {
             let len = addresses.len();
             let mut frames: Vec<Address> = addresses
                 .into_iter()

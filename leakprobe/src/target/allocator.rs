@@ -12,6 +12,9 @@ use anyhow::{Result, bail};
 use super::object::Symbol;
 use super::{AllocatorInfo, ElfObject, Mapping, Process};
 
+/// `operator new(unsigned long)` of the Itanium C++ ABI.
+const OPERATOR_NEW: &str = "_Znwm";
+
 /// The object that serves a process's allocator calls.
 #[derive(Debug)]
 pub struct Allocator {
@@ -19,6 +22,7 @@ pub struct Allocator {
     symbols: HashMap<String, Vec<Symbol>>,
     name: String,
     others: Vec<String>,
+    has_operator_new: bool,
     identity: (u32, u32, u64),
 }
 
@@ -79,10 +83,13 @@ impl Allocator {
             };
             let path = mapping.path.to_string_lossy().into_owned();
             let is_executable = exe.as_deref() == Some(&*mapping.path);
-            let Ok((object, symbols)) = ElfObject::open(file, path, functions, is_executable)
+            let names: Vec<&str> = functions.iter().copied().chain([OPERATOR_NEW]).collect();
+            let Ok((object, mut symbols)) = ElfObject::open(file, path, &names, is_executable)
             else {
                 continue;
             };
+            // A static program's is libstdc++'s, which calls malloc.
+            let has_operator_new = symbols.remove(OPERATOR_NEW).is_some() && !object.is_static();
             // A static program may use no more than aligned_alloc.
             if !symbols.contains_key("malloc") && !(object.is_static() && !symbols.is_empty()) {
                 continue;
@@ -105,6 +112,7 @@ impl Allocator {
                     symbols,
                     name,
                     others: Vec::new(),
+                    has_operator_new,
                     identity,
                 },
             ));
@@ -182,6 +190,11 @@ impl Allocator {
             }
         }
         Ok(true)
+    }
+
+    /// Whether the object has an operator new of its own: it need not go through malloc.
+    pub fn has_operator_new(&self) -> bool {
+        self.has_operator_new
     }
 
     /// Paths of other objects that define `malloc` too, and are not probed.

@@ -148,7 +148,7 @@ struct ModuleKey {
 }
 
 impl Mappings {
-    /// Reads the mappings anew. Those that have gone since stay known.
+    /// Reads the mappings anew. Of those that are gone, the modules stay known.
     ///
     /// # Errors
     ///

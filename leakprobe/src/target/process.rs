@@ -33,7 +33,7 @@ impl Process {
             Some(libc::ESRCH) => {
                 anyhow::anyhow!("there is no process {pid}: check the PID with `ps -e`")
             }
-            Some(libc::EINVAL) => anyhow::anyhow!(
+            Some(libc::EINVAL | libc::ENOENT) => anyhow::anyhow!(
                 "{pid} is a thread, not a process: give the PID of its process, {}",
                 thread_group(pid)
                     .map_or("the Tgid in /proc/PID/status".into(), |id| id.to_string())
@@ -110,8 +110,7 @@ impl Process {
         let mut file = fs::File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => anyhow::anyhow!(
                 "permission to look at process {pid} was denied: run leakprobe as root (it needs \
-                 CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_CHECKPOINT_RESTORE, or \
-                 CAP_SYS_ADMIN)"
+                 CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
             ),
             _ => anyhow::Error::new(error).context(format!("failed to open `{path}`")),
         })?;
