@@ -18,6 +18,7 @@ use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::Control;
 
 use super::plan::Point;
+use super::version::Version;
 use crate::target::{Allocator, Process};
 
 /// The compiled kernel side.
@@ -52,6 +53,7 @@ impl Probes {
     ///
     /// If the kernel refuses; for lack of permission with the capabilities to give.
     pub fn load(process: &Process, limits: Limits, verbose: bool) -> Result<Self> {
+        Version::require_oldest(Version::running())?;
         let namespace = fs::metadata("/proc/self/ns/pid")
             .context("failed to look up our own PID namespace in /proc/self/ns/pid")?;
         // The kernel keeps 12 bits of major and 20 bits of minor number.

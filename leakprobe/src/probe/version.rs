@@ -44,6 +44,22 @@ impl Version {
         })
     }
 
+    /// Refuses kernels that lack what leakprobe needs; one whose name tells no version is tried.
+    ///
+    /// # Errors
+    ///
+    /// If `running` is older than [`Self::OLDEST`].
+    pub fn require_oldest(running: Option<Version>) -> anyhow::Result<()> {
+        match running {
+            Some(version) if version < Self::OLDEST => anyhow::bail!(
+                "Linux {version} is too old: leakprobe needs {} or later (`leakprobe doctor` tells \
+                 what is missing)",
+                Self::OLDEST
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether return probes make a system call that seccomp filters get to see: Linux 6.11 and
     /// later, before 6.12.14, 6.13.3 and 6.14.
     pub fn filters_return_probes(self) -> bool {
@@ -98,6 +114,18 @@ mod tests {
         assert!(Version::parse("5.15.0").unwrap() < Version::OLDEST);
         assert_eq!(Version::OLDEST.to_string(), "6.1");
         assert_eq!(Version::new(6, 12, 14).to_string(), "6.12.14");
+    }
+
+    #[test]
+    fn old_kernels_are_refused_in_one_sentence() {
+        let refusal = Version::require_oldest(Version::parse("5.10.0-28-amd64")).unwrap_err();
+        assert!(
+            refusal
+                .to_string()
+                .starts_with("Linux 5.10 is too old: leakprobe needs 6.1")
+        );
+        assert!(Version::require_oldest(Version::parse("6.1.0-18-amd64")).is_ok());
+        assert!(Version::require_oldest(None).is_ok());
     }
 
     #[test]
