@@ -91,7 +91,8 @@ impl Allocator {
             // A static program's is libstdc++'s, which calls malloc.
             let has_operator_new = symbols.remove(OPERATOR_NEW).is_some() && !object.is_static();
             // A static program may use no more than aligned_alloc.
-            if !symbols.contains_key("malloc") && !(object.is_static() && !symbols.is_empty()) {
+            let uses_another = object.is_static() && !symbols.is_empty();
+            if !symbols.contains_key("malloc") && !uses_another {
                 continue;
             }
             let (rank, name) = if is_executable {
