@@ -1,6 +1,6 @@
 //! The kernel side of leakprobe: the probe entry points, one line each.
 //!
-//! `call` follows allocator calls from entry to return, `blocks` keeps what is live and what each
+//! `call` follows allocator calls from entry to return, `thread` tells which of them count, `blocks` keeps what is live and what each
 //! stack allocated, `stack` walks stacks, `events` watches the target's signals, execs and exits.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
@@ -15,6 +15,7 @@ mod call;
 mod events;
 mod maps;
 mod stack;
+mod thread;
 
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};

@@ -12,7 +12,7 @@ use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::{EbpfContext, Global, helpers};
 use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
 
-use crate::call::Thread;
+use crate::thread::Thread;
 
 /// Live blocks. The user side sets the number of entries (`--max-live`).
 #[map]
