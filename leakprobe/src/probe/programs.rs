@@ -40,7 +40,7 @@ pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, u64>,
     links: Vec<UProbeLink>,
-    detaching: Option<JoinHandle<()>>,
+    detaching: Vec<JoinHandle<()>>,
 }
 
 /// Levels of `aya_log`: 0 is silence, 4 is debug.
@@ -96,7 +96,7 @@ impl Probes {
             ebpf,
             control,
             links: Vec::new(),
-            detaching: None,
+            detaching: Vec::new(),
         })
     }
 
@@ -237,19 +237,24 @@ impl Probes {
     }
 
     /// Removes the probes. The kernel takes some 100 ms for each, one after the other.
-    pub fn detach(&mut self) {
+    fn detach(&mut self) {
         self.links.clear();
     }
 
-    /// Removes the probes in a thread of their own, see [`Self::wait_for_detach`].
-    pub fn detach_in_background(&mut self) {
-        let links = std::mem::take(&mut self.links);
-        self.detaching = Some(std::thread::spawn(move || drop(links)));
+    /// Takes the probes that are in place out of this hand; they stay in place until dropped.
+    pub fn take(&mut self) -> Vec<UProbeLink> {
+        std::mem::take(&mut self.links)
     }
 
-    /// Waits for the thread that removes the probes.
+    /// Removes probes in a thread of their own, see [`Self::wait_for_detach`].
+    pub fn detach_in_background(&mut self, placed: Vec<UProbeLink>) {
+        self.detaching
+            .push(std::thread::spawn(move || drop(placed)));
+    }
+
+    /// Waits for the threads that remove probes.
     pub fn wait_for_detach(&mut self) {
-        if let Some(thread) = self.detaching.take() {
+        for thread in self.detaching.drain(..) {
             let _ = thread.join(); // it only closes descriptors
         }
     }

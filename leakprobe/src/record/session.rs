@@ -281,10 +281,8 @@ impl Session {
         else {
             return Ok(());
         };
-        // An error means that the target has ended meanwhile, which is seen elsewhere.
         let Ok(found) = Allocator::search(&self.process, &functions::names()) else {
-            self.searching = None;
-            return Ok(());
+            return Ok(()); // the target has ended meanwhile, which is seen elsewhere
         };
         let Some(allocator) = found else {
             if since.elapsed() > SEARCH_LIMIT {
@@ -302,11 +300,25 @@ impl Session {
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             return Ok(()); // the same file: the probes are in place already
         }
-        self.probes.detach();
-        refuse_danger(self.process.pid())?;
-        let points = plan::points(&allocator)?;
-        self.probes.attach(&self.process, &allocator, &points)?;
         *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
+        // What is placed in the file of the program before is in nobody's way meanwhile.
+        let placed = self.probes.take();
+        let points = plan::points(&allocator).and_then(|points| {
+            refuse_danger(self.process.pid())?;
+            self.probes.attach(&self.process, &allocator, &points)?;
+            Ok(points)
+        });
+        self.probes.detach_in_background(placed);
+        let points = match points {
+            Ok(points) => points,
+            Err(error) => {
+                // The report of what was recorded is worth more than the error.
+                let note = format!("the new program could not be probed: {error:#}");
+                progress.say(&note);
+                self.notes.push(note);
+                return Ok(());
+            }
+        };
         let note = format!(
             "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
             escape::visible(allocator.object().path()),
@@ -390,11 +402,18 @@ impl Session {
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
         let stopped = now()?;
         self.probes.stop()?;
+        if self.searching.take().is_some() {
+            *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
+            self.notes.push(
+                "the new program's allocator was not found before the recording ended".to_owned(),
+            );
+        }
         let header = Header {
             duration: self.began.elapsed(),
             ..self.header()
         };
-        self.probes.detach_in_background();
+        let placed = self.probes.take();
+        self.probes.detach_in_background(placed);
         self.drain(&mut Progress::new(true))?;
         self.stacks.locate(self.process.pid(), true);
         let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
