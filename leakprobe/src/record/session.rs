@@ -294,8 +294,10 @@ impl Session {
             }
             return Ok(());
         };
+        if self.probes.describe(&self.process, &allocator).is_err() {
+            return Ok(()); // as above
+        }
         self.searching = None;
-        self.probes.describe(&self.process, &allocator)?;
         self.stacks.refresh(self.process.pid());
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             return Ok(()); // the same file: the probes are in place already
@@ -402,20 +404,22 @@ impl Session {
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
         let stopped = now()?;
         self.probes.stop()?;
+        let duration = self.began.elapsed();
+        let placed = self.probes.take();
+        self.probes.detach_in_background(placed);
+        self.drain(&mut Progress::new(true))?;
+        self.stacks.locate(self.process.pid(), true);
         if self.searching.take().is_some() {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(
                 "the new program's allocator was not found before the recording ended".to_owned(),
             );
         }
+        // Only now: what was still in the ring buffer may have added losses and notes.
         let header = Header {
-            duration: self.began.elapsed(),
+            duration,
             ..self.header()
         };
-        let placed = self.probes.take();
-        self.probes.detach_in_background(placed);
-        self.drain(&mut Progress::new(true))?;
-        self.stacks.locate(self.process.pid(), true);
         let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
         Ok(profile(
             header,
