@@ -2,6 +2,10 @@
 //! counter ids. Plain `repr(C)` data without padding and without logic.
 #![no_std]
 
+mod unwind;
+
+pub use unwind::*;
+
 /// Frames of one stack, at most. A longer stack is cut there and counted as
 /// [`Counter::StacksCut`]. 127 is also the kernel's own default limit (`perf_event_max_stack`).
 pub const MAX_FRAMES: usize = 127;

@@ -11,3 +11,4 @@ pub mod report;
 pub mod snapshot;
 pub mod symbolize;
 pub mod target;
+pub mod unwind;
