@@ -64,6 +64,11 @@ impl Process {
         self.next_line(&self.stdout, what, |_| true)
     }
 
+    /// The next line of stdout that starts with `start`; panics with what came instead.
+    pub fn stdout_line(&self, start: &str) -> String {
+        self.next_line(&self.stdout, start, |line| line.starts_with(start))
+    }
+
     /// The next line of stderr that starts with `start`; panics with what came instead.
     pub fn stderr_line(&self, start: &str) -> String {
         self.next_line(&self.stderr, start, |line| line.starts_with(start))

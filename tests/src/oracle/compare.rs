@@ -1,0 +1,219 @@
+//! Compares the oracle's stacks with those of a report: the same set, frame by frame. It counts and
+//! groups what differs; whether that is good enough is for the test to say.
+//!
+//! A report has no times and no threads, so a stack of the oracle is looked for among all of the
+//! report's. Where no equal one is, the one that agrees for the most frames from the leaf on is
+//! taken for it, and every frame beyond that counts as different, also what comes right again.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::unwind::{End, Frame, Stack};
+use crate::report;
+
+/// What came out of one target.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Samples whose stack the oracle followed to the thread's start, or for as many frames as
+    /// leakprobe records.
+    pub samples: u64,
+    /// Different stacks of those; each is compared once.
+    pub stacks: u64,
+    /// Those that the report has exactly so.
+    pub equal_stacks: u64,
+    /// Frames of the longer one of each pair.
+    pub frames: u64,
+    /// Those that are equal.
+    pub equal_frames: u64,
+    /// Different stacks that the oracle could not finish.
+    pub gave_up: u64,
+    /// Those of them that are the beginning of a stack in the report.
+    pub gave_up_agrees: u64,
+    /// Why the oracle could not finish, with the number of different stacks.
+    pub reasons: BTreeMap<String, u64>,
+    /// Samples inside of another allocator call, which leakprobe does not record on their own.
+    pub nested: u64,
+    /// Samples that were lost.
+    pub lost: u64,
+    /// Live bytes in the report, and those on stacks that end at a thread's start.
+    pub live_bytes: u64,
+    /// See there.
+    pub whole_bytes: u64,
+    /// Mismatches by what stands first where the two part: the oracle's frame and the report's.
+    pub mismatches: BTreeMap<String, Mismatch>,
+}
+
+/// Stacks that differ at the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Mismatch {
+    /// How many.
+    pub stacks: u64,
+    /// Frames that are not equal in them.
+    pub frames: u64,
+    /// One of them: the oracle's stack and the report's, from two frames before the place on.
+    pub example: String,
+}
+
+/// A frame as both sides can know it: module, and address in it. Code without a file has no address
+/// but in memory, and its mapping may have grown at its start since; its place in its page stays.
+type Key<'a> = (&'a str, u64);
+
+fn key<'a>(module: Option<&'a str>, offset: Option<u64>) -> Key<'a> {
+    let offset = offset.unwrap_or(u64::MAX);
+    match module {
+        Some(name @ "[anonymous]") => (name, offset & 0xfff),
+        Some(name) => (name, offset),
+        None => ("?", offset),
+    }
+}
+
+/// The frames of a reported stack without the inlined ones.
+fn keys_of(stack: &report::Stack) -> Vec<Key<'_>> {
+    let frames = stack.frames.iter().filter(|frame| !frame.inlined);
+    frames
+        .map(|frame| key(frame.module.as_deref(), frame.offset))
+        .collect()
+}
+
+/// Compares the oracle's stacks with the report. `name` gives the function at a frame of the oracle's.
+pub fn compare(
+    oracle: &[Stack],
+    lost: u64,
+    report: &report::Report,
+    name: impl Fn(&Frame) -> String,
+) -> Outcome {
+    let mut reported: Vec<(Vec<Key<'_>>, &report::Stack)> = report
+        .stacks
+        .iter()
+        .map(|stack| (keys_of(stack), stack))
+        .collect();
+    reported.sort_by(|(a, _), (b, _)| a.cmp(b));
+
+    let mut outcome = Outcome {
+        lost,
+        live_bytes: report.totals.live_bytes,
+        ..Outcome::default()
+    };
+    let mut seen = HashSet::new();
+    let mut bottoms = HashSet::new();
+    for stack in oracle {
+        let keys: Vec<Key<'_>> = stack
+            .frames
+            .iter()
+            .map(|frame| key(Some(&frame.module), Some(frame.offset)))
+            .collect();
+        match &stack.end {
+            End::Trampoline if !stack.has_signal => {
+                outcome.nested += 1;
+                continue;
+            }
+            End::Start => {
+                bottoms.extend(keys.last().copied());
+                outcome.samples += 1;
+            }
+            End::Depth => outcome.samples += 1,
+            End::Trampoline | End::GaveUp(_) => {}
+        }
+        if !seen.insert((keys.clone(), &stack.end)) {
+            continue;
+        }
+        let (best, equal) = closest(&reported, &keys);
+        let reason = match &stack.end {
+            End::Start | End::Depth => None,
+            End::Trampoline => Some("a signal handler inside of an allocator call"),
+            End::GaveUp(why) => Some(&**why),
+        };
+        if let Some(reason) = reason {
+            outcome.gave_up += 1;
+            *outcome.reasons.entry(reason.to_string()).or_default() += 1;
+            if equal == keys.len() {
+                outcome.gave_up_agrees += 1;
+                continue;
+            }
+        } else {
+            let len = best.map_or(0, |(keys, _)| keys.len()).max(keys.len());
+            outcome.stacks += 1;
+            outcome.frames += len as u64;
+            outcome.equal_frames += equal as u64;
+            if equal == len {
+                outcome.equal_stacks += 1;
+                continue;
+            }
+        }
+        outcome.differs(stack, best.map(|(_, stack)| *stack), equal, &name);
+    }
+    for (keys, stack) in &reported {
+        let is_whole = matches!(stack.end.as_deref(), None | Some("start"));
+        if is_whole && keys.last().is_some_and(|key| bottoms.contains(key)) {
+            outcome.whole_bytes += stack.totals.live_bytes;
+        }
+    }
+    outcome
+}
+
+type Reported<'a> = (Vec<Key<'a>>, &'a report::Stack);
+
+/// The reported stack that has the most frames from the leaf on in common, and how many. They are
+/// sorted, so it is one of the two neighbours of where the keys would stand.
+fn closest<'r, 'a>(
+    reported: &'r [Reported<'a>],
+    keys: &[Key<'_>],
+) -> (Option<&'r Reported<'a>>, usize) {
+    let common = |other: &[Key<'_>]| {
+        let pairs = keys.iter().zip(other);
+        pairs.take_while(|(one, other)| one == other).count()
+    };
+    let at = reported.partition_point(|(other, _)| other.as_slice() < keys);
+    let neighbours = [at.checked_sub(1), Some(at)];
+    neighbours
+        .into_iter()
+        .flatten()
+        .filter_map(|at| reported.get(at))
+        .map(|stack| (Some(stack), common(&stack.0)))
+        .max_by_key(|&(stack, equal)| (equal, stack.is_some_and(|(keys, _)| keys.len() == equal)))
+        .unwrap_or((None, 0))
+}
+
+impl Outcome {
+    fn differs(
+        &mut self,
+        oracle: &Stack,
+        reported: Option<&report::Stack>,
+        equal: usize,
+        name: &impl Fn(&Frame) -> String,
+    ) {
+        let end = |stack: &report::Stack| stack.end.clone().unwrap_or("start".to_string());
+        let oracles = oracle.frames.iter().map(name).collect::<Vec<_>>();
+        let reports: Vec<String> = reported
+            .into_iter()
+            .flat_map(|stack| &stack.frames)
+            .filter(|frame| !frame.inlined)
+            .map(|frame| {
+                let module = frame.module.as_deref().unwrap_or("?");
+                let function = frame.function.as_deref().unwrap_or("?");
+                format!("{module} {function}")
+            })
+            .collect();
+        let short = |names: &[String], at: usize, end: String| {
+            names.get(at).cloned().unwrap_or_else(|| format!("<{end}>"))
+        };
+        let before = equal.checked_sub(1).map_or("", |at| &oracles[at]);
+        let place = format!(
+            "after {before}: oracle {}, report {}",
+            short(&oracles, equal, format!("{:?}", oracle.end)),
+            short(&reports, equal, reported.map_or("none".to_string(), end))
+        );
+        let mismatch = self.mismatches.entry(place).or_default();
+        mismatch.stacks += 1;
+        mismatch.frames += (oracles.len().max(reports.len()) - equal) as u64;
+        if mismatch.example.is_empty() {
+            let from = equal.saturating_sub(3);
+            mismatch.example = format!(
+                "frame {equal}\n      oracle: {} ({:?})\n      report: {} ({})",
+                oracles[from.min(oracles.len())..].join(" < "),
+                oracle.end,
+                reports[from.min(reports.len())..].join(" < "),
+                reported.map_or("none".to_string(), end)
+            );
+        }
+    }
+}
