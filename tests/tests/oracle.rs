@@ -1,69 +1,114 @@
 //! leakprobe's stacks of real programs against those of the oracle (src/oracle): the same frames,
 //! down to the start of the thread. One program after the other, because all of it is about probes
-//! on the same few functions.
+//! on the same few functions. `LEAKPROBE_ORACLE=NAME` looks at one alone.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
 use leakprobe_tests::Leakprobe;
 use leakprobe_tests::oracle::Oracle;
 use leakprobe_tests::oracle::compare::Outcome;
-use leakprobe_tests::oracle::program::Program;
+use leakprobe_tests::oracle::program::{Program, built, source};
+use leakprobe_tests::oracle::programs::{git, musl_node, postgres, sqlite};
 
-fn look(program: &mut Program, period: u64, debug: Vec<PathBuf>) -> Outcome {
+/// A program to look at.
+struct Case {
+    name: &'static str,
+    start: fn() -> Program,
+    /// Every how manieth call of an allocator function to sample: a few thousand are enough.
+    period: u64,
+}
+
+const CASES: &[Case] = &[
+    case("node on musl", 97, musl_node),
+    case("node on glibc", 97, || {
+        script("/usr/bin/node", "script.js", &[])
+    }),
+    case("python3", 23, || {
+        script(
+            "/usr/bin/python3",
+            "script.py",
+            &[("PYTHONMALLOC", "malloc")],
+        )
+    }),
+    case("bash", 101, || script("/bin/bash", "script.sh", &[])),
+    case("git", 11, git),
+    case("sqlite3", 37, sqlite),
+    case("php8.2", 13, || {
+        script("/usr/bin/php8.2", "script.php", &[("USE_ZEND_ALLOC", "0")])
+    }),
+    case("postgres", 1, postgres),
+    case("java", 7, || {
+        let folder = built("Nested.class");
+        let mut command = Command::new("/usr/bin/java");
+        command.args(["-XX:+PreserveFramePointer", "-cp"]);
+        command.arg(folder.parent().expect("a file is in a folder"));
+        Program::scripted(command.arg("Nested"))
+    }),
+    case("C++", 19, || program("cpp")),
+    case("Rust", 19, || program("lto")),
+    case("C on glibc", 29, || program("libc-glibc")),
+    case("C on musl", 29, || program("libc-musl")),
+];
+
+const fn case(name: &'static str, period: u64, start: fn() -> Program) -> Case {
+    Case {
+        name,
+        start,
+        period,
+    }
+}
+
+fn program(name: &str) -> Program {
+    Program::scripted(&mut Command::new(built(name)))
+}
+
+fn script(interpreter: &str, name: &str, environment: &[(&str, &str)]) -> Program {
+    let mut command = Command::new(interpreter);
+    command.arg(source(name)).envs(environment.iter().copied());
+    Program::scripted(&mut command)
+}
+
+fn look(case: &Case) -> Outcome {
+    let mut program = (case.start)();
     let leakprobe = Leakprobe::attach(program.pid, &[]);
-    let oracle = Oracle::attach(program.pid, period, debug);
+    let oracle = Oracle::attach(program.pid, case.period, debug_files());
     program.work();
     let sampled = oracle.stop();
     let report = leakprobe.interrupt().report();
-    if let Some(path) = std::env::var_os("ORACLE_DEBUG") {
-        eprintln!("{:?}", report.evidence);
-        let _ = path;
-    }
-    sampled.unwind().compare(&report)
+    let stacks = sampled.unwind();
+    program.end();
+    println!("{}: {:?}", case.name, report.evidence);
+    stacks.compare(&report)
 }
 
-fn show(name: &str, outcome: &Outcome) -> String {
-    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-    let mut text = format!(
-        "{name}: {} samples, {} stacks ({} equal), {} frames, {:.3} % equal; gave up {} ({} agree); nested {}; lost {}; {:.3} % of {} live bytes whole\n",
-        outcome.samples,
-        outcome.stacks,
-        outcome.equal_stacks,
-        outcome.frames,
-        percent(outcome.equal_frames, outcome.frames),
-        outcome.gave_up,
-        outcome.gave_up_agrees,
-        outcome.nested,
-        outcome.lost,
-        percent(outcome.whole_bytes, outcome.live_bytes),
-        outcome.live_bytes,
-    );
-    let mut reasons: Vec<_> = outcome.reasons.iter().collect();
-    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    for (reason, count) in reasons.iter().take(12) {
-        writeln!(text, "   gave up {count}: {reason}").unwrap();
-    }
-    let mut mismatches: Vec<_> = outcome.mismatches.iter().collect();
-    mismatches.sort_by_key(|(_, mismatch)| std::cmp::Reverse(mismatch.stacks));
-    for (place, mismatch) in mismatches.iter().take(12) {
-        writeln!(
-            text,
-            "   {} stacks, {} frames {place}\n    {}",
-            mismatch.stacks, mismatch.frames, mismatch.example
-        )
-        .unwrap();
-    }
-    text
+fn debug_files() -> Vec<PathBuf> {
+    Vec::new()
 }
 
 #[test]
 fn stacks_are_those_of_another_unwinder() {
-    for path in std::env::var("ORACLE_PROGRAMS").unwrap().split(':') {
-        let mut program = Program::script(&mut Command::new(path));
-        let outcome = look(&mut program, 1, Vec::new());
-        eprint!("{}", show(path, &outcome));
-        program.end();
+    let only = std::env::var("LEAKPROBE_ORACLE").ok();
+    let mut total = Outcome::default();
+    let mut faults = Vec::new();
+    for case in CASES {
+        if only.as_deref().is_some_and(|only| only != case.name) {
+            continue;
+        }
+        let started = std::time::Instant::now();
+        let outcome = look(case);
+        eprintln!("{:.1?} {}: {outcome}", started.elapsed(), case.name);
+        if outcome.whole_bytes * 1000 < outcome.live_bytes * 995 {
+            faults.push(format!("{}: stacks are not whole", case.name));
+        }
+        total.add(&outcome);
     }
+    eprintln!("all: {total}");
+    if total.equal_frames * 1000 < total.frames * 995 {
+        faults.push("frames differ".to_string());
+    }
+    if only.is_none() && total.stacks < 10_000 {
+        faults.push("too few stacks".to_string());
+    }
+    assert_eq!(faults, Vec::<String>::new());
 }

@@ -6,6 +6,7 @@
 //! taken for it, and every frame beyond that counts as different, also what comes right again.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use super::unwind::{End, Frame, Stack};
 use crate::report;
@@ -216,4 +217,66 @@ impl Outcome {
             );
         }
     }
+}
+
+impl Outcome {
+    /// Adds the figures of another program, without what is only of interest there.
+    pub fn add(&mut self, other: &Outcome) {
+        self.samples += other.samples;
+        self.stacks += other.stacks;
+        self.equal_stacks += other.equal_stacks;
+        self.frames += other.frames;
+        self.equal_frames += other.equal_frames;
+        self.gave_up += other.gave_up;
+        self.gave_up_agrees += other.gave_up_agrees;
+        self.nested += other.nested;
+        self.lost += other.lost;
+        self.live_bytes += other.live_bytes;
+        self.whole_bytes += other.whole_bytes;
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+        write!(
+            f,
+            "{} stacks ({} equal) of {} samples ({} lost, {} nested), {} frames, {:.3} % equal; \
+             oracle gave up on {} ({} agree so far); {:.3} % of {} live bytes whole",
+            self.stacks,
+            self.equal_stacks,
+            self.samples,
+            self.lost,
+            self.nested,
+            self.frames,
+            percent(self.equal_frames, self.frames),
+            self.gave_up,
+            self.gave_up_agrees,
+            percent(self.whole_bytes, self.live_bytes),
+            self.live_bytes,
+        )?;
+        for (reason, count) in most(&self.reasons, |count| *count) {
+            write!(f, "\n   gave up on {count}: {reason}")?;
+        }
+        for (place, mismatch) in most(&self.mismatches, |mismatch| mismatch.frames) {
+            let Mismatch {
+                stacks,
+                frames,
+                example,
+            } = mismatch;
+            write!(
+                f,
+                "\n   {stacks} stacks, {frames} frames {place}\n    {example}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The largest few.
+fn most<V>(map: &BTreeMap<String, V>, size: impl Fn(&V) -> u64) -> Vec<(&String, &V)> {
+    let mut list: Vec<_> = map.iter().collect();
+    list.sort_by_key(|(_, value)| std::cmp::Reverse(size(value)));
+    list.truncate(12);
+    list
 }

@@ -9,6 +9,7 @@ pub mod cfi;
 pub mod compare;
 pub mod image;
 pub mod program;
+pub mod programs;
 mod ring;
 pub mod sampler;
 pub mod space;
