@@ -1,5 +1,5 @@
 -- Work for sqlite3 that takes many ways through it: the schema, triggers, views, window functions,
--- full text search, JSON, recursion, savepoints, indices, and errors.
+-- full text search, JSON, recursion, savepoints, and indices.
 PRAGMA recursive_triggers = on;
 CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT UNIQUE, value REAL, parent INTEGER REFERENCES t (id) ON DELETE CASCADE, CHECK (value < 1e9));
 CREATE INDEX t_value ON t (value, lower(name)) WHERE value > 1;
@@ -33,10 +33,9 @@ WITH RECURSIVE tree (id, level, path) AS (SELECT id, 0, name FROM t WHERE parent
 SAVEPOINT s;
 DELETE FROM t WHERE id % 5 = 0;
 ALTER TABLE t ADD COLUMN more DEFAULT 'x';
-ALTER TABLE t RENAME COLUMN name TO title;
-CREATE TABLE copy AS SELECT * FROM t ORDER BY title DESC;
+ALTER TABLE log RENAME COLUMN what TO which;
+CREATE TABLE copy AS SELECT * FROM t ORDER BY name DESC;
 ROLLBACK TO s;
-SELECT missing FROM nowhere;
 SELECT (SELECT (SELECT (SELECT max(value) FROM t WHERE id < a.id) FROM t b LIMIT 1) FROM t c LIMIT 1) FROM t a;
 ANALYZE;
 REINDEX;

@@ -16,6 +16,7 @@ pub mod space;
 mod tracefs;
 pub mod unwind;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ impl Oracle {
     /// Samples every `period`-th call of each allocator function of a process from now on. `debug`
     /// are files with what was stripped from its files. Panics when it is gone or has no malloc.
     pub fn attach(pid: u32, period: u64, debug: Vec<PathBuf>) -> Oracle {
-        let space = Space::read(pid, &debug);
+        let space = Space::read(pid, &debug, &BTreeSet::new());
         let places: Vec<Place> = FUNCTIONS
             .iter()
             .filter_map(|name| {
@@ -85,7 +86,7 @@ pub struct Sampled {
 impl Sampled {
     /// Unwinds all samples. Panics when the process is gone.
     pub fn unwind(self) -> Stacks {
-        let space = Space::read(self.pid, &self.debug);
+        let space = Space::read(self.pid, &self.debug, &self.samples.generated);
         let memory = File::open(format!("/proc/{}/mem", self.pid))
             .unwrap_or_else(|error| panic!("failed to open the target's memory: {error}"));
         let code = |address| {

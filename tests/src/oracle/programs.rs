@@ -35,7 +35,6 @@ pub fn musl_node() -> Program {
 pub fn sqlite() -> Program {
     let mut go = fs::read(source("work.sql")).expect("failed to read work.sql");
     go.extend_from_slice(b"\nSELECT 'done';\n");
-    // It complains where the work is wrong on purpose, and ends well nevertheless.
     Program::talking(Process::spawn(&mut Command::new("sqlite3")), go, "done")
 }
 

@@ -2,6 +2,7 @@
 //! kernel's own perf events on uprobes. No BPF, and nothing of leakprobe's: whatever is wrong on
 //! that side cannot be wrong in the same way here. It does not unwind anything.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use perf_event_open_sys::{ioctls, perf_event_open};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::ring::Ring;
+use super::space;
 use super::tracefs::Events;
 
 /// Bytes of stack kept with each sample, from the stack pointer up. A record of the kernel's has to
@@ -48,6 +50,8 @@ pub struct Samples {
     pub kept: Vec<Sample>,
     /// How many more there were that the ring buffers or memory had no room for.
     pub lost: u64,
+    /// Where the process had code without a file at some time: first address and end.
+    pub generated: BTreeSet<(u64, u64)>,
 }
 
 /// A place to sample at.
@@ -195,6 +199,8 @@ fn read(pid: u32, rings: &mut [Ring], stop: &AtomicBool) -> Samples {
                 }
             });
         }
+        // A JIT compiler gives memory back before the end.
+        samples.generated.extend(space::generated(pid));
         if stopping {
             return samples;
         }
@@ -205,7 +211,7 @@ fn read(pid: u32, rings: &mut [Ring], stop: &AtomicBool) -> Samples {
             .collect();
         let limit = Timespec {
             tv_sec: 0,
-            tv_nsec: 50_000_000,
+            tv_nsec: 10_000_000,
         };
         // An error is a signal, after which it is only looked at again sooner.
         let _ = poll(&mut fds, Some(&limit));

@@ -1,7 +1,7 @@
 //! The address space of a sampled process: its code mappings, the images behind them, and framehop
 //! filled with them. Read once, while the process lives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -30,19 +30,26 @@ pub struct Mapping {
 /// All code of a process.
 pub struct Space {
     mappings: Vec<Mapping>,
+    /// Where there was code without a file, and perhaps is no more.
+    past: Vec<Mapping>,
     /// With `.eh_frame`, and with `.debug_frame`: framehop takes one of them for each module.
     pub unwinders: [UnwinderX86_64<Arc<[u8]>>; 2],
 }
 
 impl Space {
     /// Reads the mappings of a process and their files. `debug` are files that hold what was
-    /// stripped from them. Panics when the process is gone.
-    pub fn read(pid: u32, debug: &[PathBuf]) -> Space {
+    /// stripped from them, `past` where there was code without a file before. Panics when the process
+    /// is gone.
+    pub fn read(pid: u32, debug: &[PathBuf], past: &BTreeSet<(u64, u64)>) -> Space {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps"))
             .unwrap_or_else(|error| panic!("failed to read the mappings of {pid}: {error}"));
         let mut images = HashMap::new();
         let mut space = Space {
             mappings: Vec::new(),
+            past: past
+                .iter()
+                .map(|&(start, end)| Mapping::without_file(start, end))
+                .collect(),
             unwinders: [UnwinderX86_64::new(), UnwinderX86_64::new()],
         };
         for line in maps.lines() {
@@ -56,9 +63,12 @@ impl Space {
 
     /// The mapping that holds an address.
     pub fn find(&self, address: u64) -> Option<&Mapping> {
+        let holds = |mapping: &&Mapping| (mapping.start..mapping.end).contains(&address);
         let after = self.mappings.partition_point(|m| m.start <= address);
-        let mapping = self.mappings.get(after.checked_sub(1)?)?;
-        (address < mapping.end).then_some(mapping)
+        self.mappings[..after]
+            .last()
+            .filter(holds)
+            .or_else(|| self.past.iter().find(holds))
     }
 
     /// The mappings whose image has this function, such as `malloc`.
@@ -97,6 +107,33 @@ impl Space {
             self.unwinders[usize::from(cfi.is_debug)].add_module(module);
         }
     }
+}
+
+impl Mapping {
+    fn without_file(start: u64, end: u64) -> Mapping {
+        Mapping {
+            start,
+            end,
+            name: "[anonymous]".to_string(),
+            image: None,
+            bias: start,
+            path: String::new(),
+        }
+    }
+}
+
+/// Where a process has code without a file: first address and end. Nothing if it is gone.
+pub fn generated(pid: u32) -> Vec<(u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    maps.lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let (start, end) = words.next()?.split_once('-')?;
+            let is_code = words.next()?.contains('x');
+            (is_code && words.count() == 3).then_some((number(start)?, number(end)?))
+        })
+        .collect()
 }
 
 /// Images by device and inode, so that each file is read once.

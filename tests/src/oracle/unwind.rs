@@ -96,19 +96,22 @@ impl<'s> Walker<'s> {
         // An interrupted instruction is looked up as it is, a call by its last byte.
         let mut is_call = true;
         while stack.frames.len() < MAX_FRAMES {
+            let trampoline = self.space.find(at.ip);
+            if trampoline.is_some_and(|mapping| mapping.name == "[uprobes]") {
+                stack.end = End::Trampoline;
+                return stack;
+            }
             let look_up = if is_call {
                 at.ip.wrapping_sub(1)
             } else {
                 at.ip
             };
             let Some(mapping) = self.space.find(look_up) else {
-                stack.end = End::GaveUp("an address in no mapping".to_string());
+                let last = stack.frames.last().map(|frame| self.space.describe(frame));
+                let last = last.as_deref().unwrap_or("the allocator");
+                stack.end = End::GaveUp(format!("an address in no mapping after {last}"));
                 return stack;
             };
-            if mapping.name == "[uprobes]" {
-                stack.end = End::Trampoline;
-                return stack;
-            }
             stack.frames.push(Frame {
                 module: mapping.name.clone(),
                 offset: (at.ip - 1).wrapping_sub(mapping.bias),
