@@ -5,6 +5,7 @@
 //! code where there is none.
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
 
+pub mod cfi;
 pub mod image;
 
 pub use leakprobe_common::{FpRule, Rule, RuleKind};
