@@ -7,6 +7,8 @@
 
 pub mod cfi;
 pub mod image;
+#[cfg(test)]
+mod test_elf;
 
 pub use leakprobe_common::{FpRule, Rule, RuleKind};
 

@@ -21,6 +21,8 @@ use super::{NONE, RuleAt};
 
 mod entries;
 mod join;
+#[cfg(test)]
+mod oracle;
 mod program;
 #[cfg(test)]
 mod property_tests;
@@ -108,7 +110,9 @@ pub fn table(image: &Image, threads: usize) -> Result<Table> {
         section.set_address_size(8);
         let other = read(image, &cfi, &section, entries::DEBUG_FRAME, threads)
             .context("failed to read the unwind information in `.debug_frame`")?;
-        table.rows = fill(&table.rows, &other.rows);
+        if !other.rows.is_empty() {
+            table.rows = fill(&table.rows, &other.rows);
+        }
         for (reason, count) in other.unsupported {
             *table.unsupported.entry(reason).or_default() += count;
         }
