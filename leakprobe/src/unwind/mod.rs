@@ -15,6 +15,8 @@ mod unwinder;
 
 pub use kernel::KernelTables;
 pub use unwinder::Unwinder;
+#[cfg(test)]
+mod test_elf;
 
 pub use leakprobe_common::{FpRule, Rule, RuleKind};
 
