@@ -5,6 +5,8 @@
 //! code where there is none.
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
 
+pub mod synth;
+
 pub use leakprobe_common::{FpRule, Rule, RuleKind};
 
 /// A rule, and the address from which on it holds, until the next one's.
