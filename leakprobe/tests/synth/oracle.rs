@@ -111,6 +111,10 @@ impl<'a> Subject<'a> {
         while let Some(entry) = entries.next().expect("well-formed unwind information") {
             let CieOrFde::Fde(partial) = entry else { continue };
             let fde = partial.parse(S::cie_from_offset).expect("an FDE");
+            // Exception handlers are reached from nowhere, and there are none without CFI.
+            if fde.lsda().is_some() {
+                continue;
+            }
             let mut table = fde.rows(frames, bases, &mut context).expect("rows");
             while let Some(row) = table.next_row().expect("a row") {
                 let start = row.start_address().max(fde.initial_address());

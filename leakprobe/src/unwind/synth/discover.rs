@@ -14,6 +14,18 @@ use super::text::{INSIDE, INSTRUCTION, START, SystemCall, Text};
 /// Instructions that are looked at, at most, in all.
 const MAX_INSTRUCTIONS: usize = 8 << 20;
 
+/// Why an address is taken for a function's entry, or code's state for known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// A symbol says so, or known code goes there.
+    #[default]
+    Known,
+    /// A pointer leads there, or code that is itself in doubt.
+    Pointed,
+    /// Nothing does.
+    LeftOver,
+}
+
 /// A function.
 #[derive(Debug, Default)]
 pub(super) struct Function {
@@ -23,8 +35,8 @@ pub(super) struct Function {
     returns: bool,
     /// Whether it does nothing but jump to where a word says, as stubs for other objects do.
     import: bool,
-    /// Whether it was reached from code that may be none.
-    pub doubtful: bool,
+    /// Why it is taken for one.
+    pub trust: Trust,
     /// Whether it leads to bytes that are no code.
     pub broken: bool,
     /// Where the code goes on that waits for this one's return, and whose code that is.
@@ -70,10 +82,10 @@ impl<'a> Discovery<'a> {
     }
 
     /// Adds functions and follows their code, and that of all they lead to.
-    pub fn follow(&mut self, entries: &[u64], doubtful: bool) {
+    pub fn follow(&mut self, entries: &[u64], trust: Trust) {
         for &entry in entries {
             if self.text.marks(entry) & INSIDE == 0 {
-                self.function(entry, doubtful);
+                self.function(entry, trust);
             }
         }
         while let Some((address, function)) = self.work.pop_front() {
@@ -112,7 +124,7 @@ impl<'a> Discovery<'a> {
     }
 
     /// The number of the function that starts at an address in the gaps.
-    fn function(&mut self, entry: u64, doubtful: bool) -> Option<usize> {
+    fn function(&mut self, entry: u64, trust: Trust) -> Option<usize> {
         let (index, _) = self.text.find(entry)?;
         if let Some(&known) = self.by_entry.get(&entry) {
             return Some(known);
@@ -120,7 +132,7 @@ impl<'a> Discovery<'a> {
         let number = self.functions.len();
         self.functions.push(Function {
             entry,
-            doubtful,
+            trust,
             ..Default::default()
         });
         self.by_entry.insert(entry, number);
@@ -169,9 +181,11 @@ impl<'a> Discovery<'a> {
                 return;
             }
             if self.text.marks[index] & INSTRUCTION != 0 {
-                let on = self.owner[index] as usize;
-                if on != function {
-                    self.depend(function, on);
+                match self.owner[index] as usize {
+                    on if on == function => {}
+                    on if on < self.functions.len() => self.depend(function, on),
+                    // `flow` came here first.
+                    _ => self.set_returns(function),
                 }
                 return;
             }
@@ -231,15 +245,11 @@ impl<'a> Discovery<'a> {
         match i.flow_control() {
             FlowControl::Next => i.mnemonic() != Mnemonic::Hlt,
             FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => {
-                if let Some(to) = target(i) {
-                    self.work.push_back((to, function));
-                }
+                self.jump(target(i), function);
                 true
             }
             FlowControl::UnconditionalBranch => {
-                if let Some(to) = target(i) {
-                    self.work.push_back((to, function));
-                }
+                self.jump(target(i), function);
                 false
             }
             FlowControl::IndirectBranch => {
@@ -248,7 +258,7 @@ impl<'a> Discovery<'a> {
                 });
                 match targets {
                     Some(targets) => {
-                        self.work.extend(targets.iter().map(|&to| (to, function)));
+                        self.jump(targets.iter().copied(), function);
                         self.tables.insert(i.ip(), targets);
                     }
                     // Such as longjmp.
@@ -268,17 +278,27 @@ impl<'a> Discovery<'a> {
         }
     }
 
+    fn jump(&mut self, targets: impl IntoIterator<Item = u64>, function: usize) {
+        for to in targets {
+            self.text.mark_target(to);
+            self.work.push_back((to, function));
+        }
+    }
+
     /// A direct call, or a system call.
     fn call(&mut self, i: &Instruction, function: usize, number: SystemCall) -> bool {
         let Some(to) = target(i) else {
             return !(i.mnemonic() == Mnemonic::Syscall && number.ends());
         };
-        let doubtful = self.functions[function].doubtful;
+        let trust = match self.functions[function].trust {
+            Trust::Known => Trust::Known,
+            _ => Trust::Pointed,
+        };
         let marks = self.text.marks(to);
-        if marks & INSIDE != 0 || doubtful && marks & INSTRUCTION != 0 && marks & START == 0 {
+        if marks & INSIDE != 0 || trust != Trust::Known && marks & INSTRUCTION != 0 && marks & START == 0 {
             return true;
         }
-        let Some(called) = self.function(to, doubtful) else {
+        let Some(called) = self.function(to, trust) else {
             return true;
         };
         if !self.functions[called].returns {

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 
-use super::discover::{Discovery, target};
+use super::discover::{Discovery, Trust, target};
 use super::state::{SP, State, Value};
 use super::step::step;
-use super::text::{INSIDE, INSTRUCTION, START, SystemCall, exits, padding};
+use super::text::{INSIDE, INSTRUCTION, START, SystemCall, TARGET, exits, padding};
 use crate::unwind::{Rule, UNSUPPORTED};
 
 /// Number of a state, by index of code.
@@ -71,8 +71,21 @@ struct Outcome {
     uneven: bool,
     /// Paths meet with different stacks.
     conflicts: bool,
-    /// It returns, or goes on in code that is known.
+    /// It comes to an end, or goes on in code that is known.
     ends: bool,
+    /// It returns with the stack that it came with.
+    returns: bool,
+}
+
+impl Outcome {
+    fn is_good(&self, trust: Trust) -> bool {
+        let even = !self.uneven && !self.conflicts;
+        match trust {
+            Trust::Known => true,
+            Trust::Pointed => even && self.ends,
+            Trust::LeftOver => even && self.returns,
+        }
+    }
 }
 
 /// Code to follow: address, state, and the last call that it is not known to have returned.
@@ -97,6 +110,8 @@ pub(super) struct Flow<'d, 'c> {
     paths: Vec<Path>,
     /// Code behind calls that may not return, and the calls.
     later: BTreeMap<u64, (Id, u64)>,
+    /// Such code that is also jumped to, perhaps by another function: only if none does.
+    last: BTreeMap<u64, (Id, u64)>,
     /// Such that was followed, by address.
     weak: HashMap<u64, u64>,
     steps: usize,
@@ -116,39 +131,48 @@ impl<'d, 'c> Flow<'d, 'c> {
             final_calls: HashSet::new(),
             paths: Vec::new(),
             later: BTreeMap::new(),
+            last: BTreeMap::new(),
             weak: HashMap::new(),
             steps: 0,
             all_steps: 0,
         }
     }
 
-    /// Follows code from an address on that is entered in some state. With `doubtful`, nothing is
-    /// kept unless all of it makes sense; returns whether it was kept.
-    pub fn follow(&mut self, entry: u64, state: Id, doubtful: bool) -> bool {
+    /// Follows code from an address on that is entered in some state, perhaps only if a call
+    /// returned (`via`). What is in doubt is kept only if all of it makes sense; returns whether it
+    /// was kept.
+    pub fn follow(&mut self, address: u64, state: Id, via: Option<u64>, trust: Trust) -> bool {
         let (calls, jumps) = (self.last_calls.len(), self.jumps.clone());
-        for attempt in 1..=MAX_ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             self.undo.clear();
             self.weak.clear();
             self.steps = 0;
             let mut outcome = Outcome::default();
-            let blamed = self.run(entry, state, &mut outcome);
-            match blamed {
-                Some(call) if attempt < MAX_ATTEMPTS => {
-                    self.final_calls.insert(call);
-                }
-                _ if doubtful && (outcome.uneven || outcome.conflicts || !outcome.ends) => {
-                    self.put_back();
-                    self.last_calls.truncate(calls);
-                    self.jumps = jumps;
-                    return false;
-                }
-                _ => return true,
+            let blamed = self.run((address, state, via), &mut outcome);
+            if blamed.is_none() && outcome.is_good(trust) {
+                return true;
             }
             self.put_back();
             self.last_calls.truncate(calls);
             self.jumps.clone_from(&jumps);
+            match blamed {
+                Some(call) => self.final_calls.insert(call),
+                None => return false,
+            };
+            if blamed == via {
+                return false;
+            }
         }
         false
+    }
+
+    /// Follows what was left for last.
+    pub fn follow_last(&mut self) {
+        while let Some((address, (state, call))) = self.last.pop_first() {
+            if self.is_new(address) && !self.final_calls.contains(&call) {
+                self.follow(address, state, Some(call), Trust::Known);
+            }
+        }
     }
 
     fn put_back(&mut self) {
@@ -158,13 +182,13 @@ impl<'d, 'c> Flow<'d, 'c> {
     }
 
     /// Follows all paths. Returns a call that seems not to return, if the stack is uneven.
-    fn run(&mut self, entry: u64, state: Id, outcome: &mut Outcome) -> Option<u64> {
+    fn run(&mut self, start: Path, outcome: &mut Outcome) -> Option<u64> {
         self.paths.clear();
         self.later.clear();
-        self.paths.push((entry, state, None));
+        self.paths.push(start);
         loop {
             while let Some(path) = self.paths.pop() {
-                if let Some(call) = self.path(path, entry, outcome) {
+                if let Some(call) = self.path(path, start.0, outcome) {
                     return Some(call);
                 }
             }
@@ -238,7 +262,7 @@ impl<'d, 'c> Flow<'d, 'c> {
                 FlowControl::Next => {
                     // A way to crash; compilers do not know that it is one.
                     outcome.ends = true;
-                    if !self.is_padding(i.next_ip()) {
+                    if self.padding(i.next_ip()) != Padding::ToEnd {
                         self.later.insert(i.next_ip(), (id, i.ip()));
                     }
                     return None;
@@ -321,6 +345,7 @@ impl<'d, 'c> Flow<'d, 'c> {
         let state = self.states.get(id);
         let known = matches!(state.registers[SP], Value::Cfa(_));
         if state.is_balanced() {
+            outcome.returns = true;
             return None;
         }
         outcome.uneven = true;
@@ -340,15 +365,22 @@ impl<'d, 'c> Flow<'d, 'c> {
         if self.final_calls.contains(&i.ip()) {
             return false;
         }
-        if self.is_padding(i.next_ip()) {
+        let next = i.next_ip();
+        let local = target(i).filter(|&to| {
+            self.found.text.find(to).is_some() && !self.found.is_import(to)
+        });
+        if local.is_some_and(|to| !self.found.returns(to)) {
             return false;
         }
-        match target(i) {
-            Some(to) if self.found.text.find(to).is_some() && !self.found.is_import(to) => {
-                self.found.returns(to)
+        match self.padding(next) {
+            Padding::None if local.is_some() => true,
+            Padding::ToEnd => false,
+            _ if self.found.text.marks(next) & TARGET != 0 => {
+                self.last.insert(next, (after, i.ip()));
+                false
             }
             _ => {
-                self.later.insert(i.next_ip(), (after, i.ip()));
+                self.later.insert(next, (after, i.ip()));
                 false
             }
         }
@@ -391,14 +423,28 @@ impl<'d, 'c> Flow<'d, 'c> {
         })
     }
 
-    /// Whether nothing but padding is left from here to the next function or the end of the gap.
-    fn is_padding(&self, address: u64) -> bool {
+    /// What padding follows at an address.
+    fn padding(&self, address: u64) -> Padding {
         let Some((index, end)) = self.found.text.find(address) else {
-            return true;
+            return Padding::ToEnd;
         };
-        let after = padding(self.found.text.bytes(index..end), address);
-        index + after == end || self.found.text.marks[index + after] & START != 0
+        match padding(self.found.text.bytes(index..end), address) {
+            after if index + after == end => Padding::ToEnd,
+            after if self.found.text.marks[index + after] & START != 0 => Padding::ToEnd,
+            0 => Padding::None,
+            _ => Padding::ToCode,
+        }
     }
+}
+
+/// Padding at a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Padding {
+    None,
+    /// Some, to code that may belong to the same function.
+    ToCode,
+    /// Perhaps some, to the next function or the end of the gap.
+    ToEnd,
 }
 
 /// What is there where a path arrives.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use iced_x86::FlowControl;
 
-use super::discover::Discovery;
+use super::discover::{Discovery, Trust};
 use super::flow::{ENTRY, Flow, Id, NEVER};
 use super::text::{INSIDE, padding};
 use super::{Code, special};
@@ -64,7 +64,7 @@ fn is_framed(code: &Code<'_>, gap: &Range<u64>) -> bool {
 fn certain(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
     let mut entries: Vec<u64> = code.functions.iter().map(|range| range.start).collect();
     entries.push(code.entry);
-    flow.found.follow(&entries, false);
+    flow.found.follow(&entries, Trust::Known);
     follow_new(flow, done);
 }
 
@@ -72,34 +72,35 @@ fn certain(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
 fn follow_new(flow: &mut Flow<'_, '_>, done: &mut usize) {
     while *done < flow.found.functions.len() {
         let function = &flow.found.functions[*done];
-        let (entry, doubtful, broken) = (function.entry, function.doubtful, function.broken);
+        let (entry, trust, broken) = (function.entry, function.trust, function.broken);
         *done += 1;
-        let kept = !(doubtful && broken) && flow.follow(entry, ENTRY, doubtful);
-        if doubtful && !kept {
+        let hopeless = trust != Trust::Known && broken;
+        if hopeless || !flow.follow(entry, ENTRY, None, trust) {
             flow.found.forget(entry);
         }
     }
+    flow.follow_last();
 }
 
 /// Functions that pointers lead to.
 fn pointed(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
     for &pointer in code.pointers {
-        try_function(flow, pointer, done);
+        try_function(flow, pointer, Trust::Pointed, done);
     }
     // The list grows meanwhile.
     let mut next = 0;
     while let Some(&pointer) = flow.found.pointers.get(next) {
-        try_function(flow, pointer, done);
+        try_function(flow, pointer, Trust::Pointed, done);
         next += 1;
     }
 }
 
 /// Takes an address for a function's entry if that makes sense; whether it does.
-fn try_function(flow: &mut Flow<'_, '_>, address: u64, done: &mut usize) -> bool {
+fn try_function(flow: &mut Flow<'_, '_>, address: u64, trust: Trust, done: &mut usize) -> bool {
     if !flow.is_new(address) {
         return false;
     }
-    flow.found.follow(&[address], true);
+    flow.found.follow(&[address], trust);
     follow_new(flow, done);
     !flow.is_new(address)
 }
@@ -119,7 +120,7 @@ fn left_over(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
             let rest = flow.found.text.bytes(indices.start + at..indices.end);
             match padding(rest, address) {
                 0 if try_branch(code, flow, address) => {}
-                0 if try_function(flow, address, done) => {}
+                0 if try_function(flow, address, Trust::LeftOver, done) => {}
                 0 => at += sense(flow, address),
                 bytes => at += bytes,
             }
@@ -147,11 +148,11 @@ fn try_branch(code: &Code<'_>, flow: &mut Flow<'_, '_>, address: u64) -> bool {
     if states.is_empty() {
         return false;
     }
-    flow.found.follow(&[address], true);
+    flow.found.follow(&[address], Trust::LeftOver);
     flow.found.forget(address);
     states
         .into_iter()
-        .any(|state| flow.follow(address, state, true))
+        .any(|state| flow.follow(address, state, None, Trust::Pointed))
 }
 
 /// How many bytes from here on make no sense: to where a function could begin.

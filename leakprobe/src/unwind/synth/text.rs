@@ -16,6 +16,8 @@ pub(super) const INSTRUCTION: u8 = 1;
 pub(super) const INSIDE: u8 = 2;
 /// A function starts here.
 pub(super) const START: u8 = 4;
+/// A jump leads here.
+pub(super) const TARGET: u8 = 8;
 
 /// The bytes of the gaps.
 pub(super) struct Text {
@@ -91,6 +93,13 @@ impl Text {
         let (index, end) = self.find(address)?;
         let bytes = &self.bytes[index..end];
         Some(Decoder::with_ip(64, bytes, address, DecoderOptions::NONE))
+    }
+
+    /// Notes that a jump leads to an address.
+    pub fn mark_target(&mut self, address: u64) {
+        if let Some((index, _)) = self.find(address) {
+            self.marks[index] |= TARGET;
+        }
     }
 
     /// Notes that an instruction starts at an index.
