@@ -9,7 +9,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::Code;
 use super::tables::{self, Recent};
-use super::text::{INSIDE, INSTRUCTION, START, SystemCall, Text};
+use super::text::{INSIDE, INSTRUCTION, Padding, START, SystemCall, Text};
 
 /// Instructions that are looked at, at most, in all.
 const MAX_INSTRUCTIONS: usize = 8 << 20;
@@ -59,6 +59,10 @@ pub(super) struct Discovery<'a> {
     /// Addresses in the gaps that instructions compute.
     pub pointers: Vec<u64>,
     seen_pointers: HashSet<u64>,
+    /// Calls: what of, see [`key`], and what comes next.
+    calls: Vec<(u64, u64)>,
+    /// Functions of other objects that do not return.
+    finals: HashSet<u64>,
     /// Blocks to look at, and whose they are.
     work: VecDeque<(u64, usize)>,
     instructions: usize,
@@ -76,6 +80,8 @@ impl<'a> Discovery<'a> {
             tables: HashMap::new(),
             pointers: Vec::new(),
             seen_pointers: HashSet::new(),
+            calls: Vec::new(),
+            finals: HashSet::new(),
             work: VecDeque::new(),
             instructions: 0,
         }
@@ -91,6 +97,47 @@ impl<'a> Discovery<'a> {
         while let Some((address, function)) = self.work.pop_front() {
             self.block(address, function);
         }
+    }
+
+    /// Finds out which functions of other objects do not return, from where their calls stand, and
+    /// follows all code anew if there are any.
+    pub fn learn(&mut self) {
+        let mut counts: HashMap<u64, (usize, usize)> = HashMap::new();
+        for &(key, next) in &self.calls {
+            if self.text.find(key).is_none() || self.is_import(key) {
+                let (all, last) = counts.entry(key).or_default();
+                *all += 1;
+                *last += usize::from(self.text.padding(next) == Padding::ToEnd);
+            }
+        }
+        // A compiler may know of some call that it does not return although others do.
+        counts.retain(|_, (all, last)| *last * 8 >= *all);
+        self.finals = counts.into_keys().collect();
+        if self.finals.is_empty() {
+            return;
+        }
+        for mark in &mut self.text.marks {
+            *mark &= START;
+        }
+        self.owner.fill(u32::MAX);
+        self.tables.clear();
+        self.pointers.clear();
+        self.seen_pointers.clear();
+        self.calls.clear();
+        for (number, function) in self.functions.iter_mut().enumerate() {
+            *function = Function {
+                entry: function.entry,
+                trust: function.trust,
+                ..Default::default()
+            };
+            self.work.push_back((function.entry, number));
+        }
+        self.follow(&[], Trust::Known);
+    }
+
+    /// Whether a call is one of a function of another object that does not return.
+    pub fn is_final(&self, call: &Instruction) -> bool {
+        !self.finals.is_empty() && key(call).is_some_and(|key| self.finals.contains(&key))
     }
 
     /// Whether a call of this address can come back.
@@ -272,7 +319,10 @@ impl<'a> Discovery<'a> {
                 false
             }
             FlowControl::Call => self.call(i, function, number),
-            FlowControl::IndirectCall => true,
+            FlowControl::IndirectCall => {
+                self.calls.extend(key(i).map(|key| (key, i.next_ip())));
+                !self.is_final(i)
+            }
             FlowControl::Interrupt => i.mnemonic() == Mnemonic::Int,
             FlowControl::Exception => false,
         }
@@ -290,12 +340,18 @@ impl<'a> Discovery<'a> {
         let Some(to) = target(i) else {
             return !(i.mnemonic() == Mnemonic::Syscall && number.ends());
         };
+        self.calls.push((to, i.next_ip()));
+        if self.is_final(i) {
+            return false;
+        }
         let trust = match self.functions[function].trust {
             Trust::Known => Trust::Known,
             _ => Trust::Pointed,
         };
         let marks = self.text.marks(to);
-        if marks & INSIDE != 0 || trust != Trust::Known && marks & INSTRUCTION != 0 && marks & START == 0 {
+        if marks & INSIDE != 0
+            || trust != Trust::Known && marks & INSTRUCTION != 0 && marks & START == 0
+        {
             return true;
         }
         let Some(called) = self.function(to, trust) else {
@@ -308,6 +364,15 @@ impl<'a> Discovery<'a> {
         }
         true
     }
+}
+
+/// What tells a called function from others: its address, or that of the word with its address.
+fn key(call: &Instruction) -> Option<u64> {
+    let slot = || {
+        call.is_ip_rel_memory_operand()
+            .then(|| call.ip_rel_memory_address())
+    };
+    target(call).or_else(slot)
 }
 
 /// Where a direct jump or call goes.

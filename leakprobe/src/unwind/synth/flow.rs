@@ -12,7 +12,7 @@ use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic};
 use super::discover::{Discovery, Trust, target};
 use super::state::{SP, State, Value};
 use super::step::step;
-use super::text::{INSIDE, INSTRUCTION, START, SystemCall, TARGET, exits, padding};
+use super::text::{INSIDE, INSTRUCTION, Padding, START, SystemCall, TARGET, exits};
 use crate::unwind::{Rule, UNSUPPORTED};
 
 /// Number of a state, by index of code.
@@ -262,7 +262,7 @@ impl<'d, 'c> Flow<'d, 'c> {
                 FlowControl::Next => {
                     // A way to crash; compilers do not know that it is one.
                     outcome.ends = true;
-                    if self.padding(i.next_ip()) != Padding::ToEnd {
+                    if self.found.text.padding(i.next_ip()) != Padding::ToEnd {
                         self.later.insert(i.next_ip(), (id, i.ip()));
                     }
                     return None;
@@ -366,13 +366,12 @@ impl<'d, 'c> Flow<'d, 'c> {
             return false;
         }
         let next = i.next_ip();
-        let local = target(i).filter(|&to| {
-            self.found.text.find(to).is_some() && !self.found.is_import(to)
-        });
-        if local.is_some_and(|to| !self.found.returns(to)) {
+        let local =
+            target(i).filter(|&to| self.found.text.find(to).is_some() && !self.found.is_import(to));
+        if self.found.is_final(i) || local.is_some_and(|to| !self.found.returns(to)) {
             return false;
         }
-        match self.padding(next) {
+        match self.found.text.padding(next) {
             Padding::None if local.is_some() => true,
             Padding::ToEnd => false,
             _ if self.found.text.marks(next) & TARGET != 0 => {
@@ -422,29 +421,6 @@ impl<'d, 'c> Flow<'d, 'c> {
             self.at[index] == NEVER && self.found.text.marks[index] & INSIDE == 0
         })
     }
-
-    /// What padding follows at an address.
-    fn padding(&self, address: u64) -> Padding {
-        let Some((index, end)) = self.found.text.find(address) else {
-            return Padding::ToEnd;
-        };
-        match padding(self.found.text.bytes(index..end), address) {
-            after if index + after == end => Padding::ToEnd,
-            after if self.found.text.marks[index + after] & START != 0 => Padding::ToEnd,
-            0 => Padding::None,
-            _ => Padding::ToCode,
-        }
-    }
-}
-
-/// Padding at a place.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Padding {
-    None,
-    /// Some, to code that may belong to the same function.
-    ToCode,
-    /// Perhaps some, to the next function or the end of the gap.
-    ToEnd,
 }
 
 /// What is there where a path arrives.

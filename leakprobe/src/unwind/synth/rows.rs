@@ -65,6 +65,7 @@ fn certain(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
     let mut entries: Vec<u64> = code.functions.iter().map(|range| range.start).collect();
     entries.push(code.entry);
     flow.found.follow(&entries, Trust::Known);
+    flow.found.learn();
     follow_new(flow, done);
 }
 

@@ -95,6 +95,19 @@ impl Text {
         Some(Decoder::with_ip(64, bytes, address, DecoderOptions::NONE))
     }
 
+    /// What padding follows at an address.
+    pub fn padding(&self, address: u64) -> Padding {
+        let Some((index, end)) = self.find(address) else {
+            return Padding::ToEnd;
+        };
+        match padding(&self.bytes[index..end], address) {
+            after if index + after == end => Padding::ToEnd,
+            after if self.marks[index + after] & START != 0 => Padding::ToEnd,
+            0 => Padding::None,
+            _ => Padding::ToCode,
+        }
+    }
+
     /// Notes that a jump leads to an address.
     pub fn mark_target(&mut self, address: u64) {
         if let Some((index, _)) = self.find(address) {
@@ -109,6 +122,16 @@ impl Text {
             *mark |= INSIDE;
         }
     }
+}
+
+/// Padding at a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Padding {
+    None,
+    /// Some, to code that may belong to the same function.
+    ToCode,
+    /// Perhaps some, to the next function or the end of the gap.
+    ToEnd,
 }
 
 /// How many bytes of padding some code begins with.
