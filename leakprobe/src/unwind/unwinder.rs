@@ -13,7 +13,7 @@ use leakprobe_common::CodeMapping;
 use super::image::Image;
 use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
 use super::table::Table;
-use super::{RuleAt, cfi};
+use super::object;
 use crate::target::{CodeRange, Mappings, Module};
 
 /// More bytes than any vDSO has.
@@ -231,13 +231,13 @@ fn build(pid: u32, range: &CodeRange, threads: usize) -> Result<Option<Built>> {
         }
         None => bail!("it has no file that could be read"),
     };
-    let rows: Vec<RuleAt> = cfi::rows(&image, threads)?;
+    let rules = object::rules(&image, threads)?;
     let segments = image
         .segments()
         .iter()
         .map(|segment| (segment.address, segment.size, segment.offset))
         .collect();
-    Ok(Some((Table::pack(&rows), segments)))
+    Ok(Some((Table::pack(&rules), segments)))
 }
 
 /// The image of the vDSO: the kernel maps it whole.

@@ -158,6 +158,28 @@ impl Image {
             .with_context(|| format!("failed to read code at {:#x}", range.start))
     }
 
+    /// What the file loads at some addresses, code or data.
+    ///
+    /// # Errors
+    ///
+    /// If it does not load all of them, or they are more than [`MAX_CODE`] bytes, or the file cannot
+    /// be read there.
+    pub fn bytes(&self, range: Range<u64>) -> Result<Vec<u8>> {
+        let size = range.end.saturating_sub(range.start);
+        let offset = self.programs.iter().find_map(|program| {
+            let within = range.start.checked_sub(program.p_vaddr.get(LE))?;
+            let end = within.checked_add(size)?;
+            (program.p_type.get(LE) == elf::PT_LOAD && end <= program.p_filesz.get(LE))
+                .then(|| program.p_offset.get(LE).checked_add(within))?
+        });
+        let offset = offset.with_context(|| {
+            format!("{:#x} to {:#x} are not all loaded", range.start, range.end)
+        })?;
+        self.source
+            .read(offset, size, MAX_CODE)
+            .with_context(|| format!("failed to read what is loaded at {:#x}", range.start))
+    }
+
     /// The functions that .symtab and .dynsym name, sorted by address. Read anew at each call.
     ///
     /// # Errors
