@@ -104,6 +104,30 @@ impl Mapping {
     }
 }
 
+/// Ranges of adjacent mappings without a file, at least one of which is executable.
+fn reserved_for_code(mappings: &[Mapping]) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64, bool)> = Vec::new();
+    for mapping in mappings {
+        let has_name = mapping.path.as_os_str().as_bytes().starts_with(b"[")
+            && !mapping.path.as_os_str().as_bytes().starts_with(b"[anon:");
+        if mapping.inode != 0 || has_name {
+            continue;
+        }
+        match ranges.last_mut() {
+            Some((_, end, executable)) if *end == mapping.start => {
+                *end = mapping.end;
+                *executable |= mapping.executable;
+            }
+            _ => ranges.push((mapping.start, mapping.end, mapping.executable)),
+        }
+    }
+    ranges
+        .into_iter()
+        .filter(|&(.., executable)| executable)
+        .map(|(start, end, _)| (start, end))
+        .collect()
+}
+
 /// Opens a path as the target's root has it. No link leads out of that root.
 fn open_beneath(pid: u32, path: &Path) -> Result<File> {
     use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -123,6 +147,14 @@ pub struct Module {
     pub file: Option<File>,
 }
 
+impl Module {
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
+        metadata.map_or(0, |metadata| metadata.len())
+    }
+}
+
 /// Where an address is.
 #[derive(Clone, Debug)]
 pub struct Location {
@@ -132,10 +164,24 @@ pub struct Location {
     pub offset: u64,
 }
 
+/// An executable mapping, and what it shows.
+#[derive(Clone, Debug)]
+pub struct CodeRange {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// Offset of the first byte in the module's file.
+    pub offset: u64,
+    /// The module.
+    pub module: Arc<Module>,
+}
+
 /// The executable mappings of one address space, with the modules ever seen in it.
 #[derive(Debug, Default)]
 pub struct Mappings {
-    executable: Vec<(u64, u64, u64, Arc<Module>)>,
+    executable: Vec<CodeRange>,
+    reserved: Vec<(u64, u64)>,
     modules: HashMap<ModuleKey, Arc<Module>>,
     trampoline: Option<u64>,
 }
@@ -158,6 +204,7 @@ impl Mappings {
         if mappings.is_empty() {
             return Ok(()); // a process that has just ended: what was known stays
         }
+        self.reserved = reserved_for_code(&mappings);
         self.executable.clear();
         for mapping in mappings.into_iter().filter(|mapping| mapping.executable) {
             if mapping.path == Path::new("[uprobes]") {
@@ -165,9 +212,21 @@ impl Mappings {
             }
             let (start, end, offset) = (mapping.start, mapping.end, mapping.offset);
             let module = self.module(pid, mapping);
-            self.executable.push((start, end, offset, module));
+            self.executable.push(CodeRange {
+                start,
+                end,
+                offset,
+                module,
+            });
         }
         Ok(())
+    }
+
+    /// Forgets what is mapped where: the process has a new address space. Modules stay known.
+    pub fn start_over(&mut self) {
+        self.executable.clear();
+        self.reserved.clear();
+        self.trampoline = None;
     }
 
     fn module(&mut self, pid: u32, mapping: Mapping) -> Arc<Module> {
@@ -192,12 +251,28 @@ impl Mappings {
     pub fn locate(&self, address: u64) -> Option<Location> {
         let after = self
             .executable
-            .partition_point(|&(start, ..)| start <= address);
-        let (start, end, offset, module) = self.executable.get(after.checked_sub(1)?)?;
-        (address < *end).then(|| Location {
-            module: Arc::clone(module),
-            offset: address - start + if module.file.is_some() { *offset } else { 0 },
+            .partition_point(|range| range.start <= address);
+        let range = self.executable.get(after.checked_sub(1)?)?;
+        let from = if range.module.file.is_some() {
+            range.offset
+        } else {
+            0
+        };
+        (address < range.end).then(|| Location {
+            module: Arc::clone(&range.module),
+            offset: address - range.start + from,
         })
+    }
+
+    /// The executable mappings, sorted by address.
+    pub fn executable(&self) -> &[CodeRange] {
+        &self.executable
+    }
+
+    /// Address ranges without a file in which some mapping is executable, and the others next to it
+    /// may become so at any time: what programs that generate code reserve for it.
+    pub fn reserved_for_code(&self) -> &[(u64, u64)] {
+        &self.reserved
     }
 
     /// Address of the kernel's return trampoline, once the target has it.

@@ -9,7 +9,7 @@ mod object;
 mod process;
 
 pub use allocator::{Allocator, Function};
-pub use mappings::{Location, Mapping, Mappings, Module};
+pub use mappings::{CodeRange, Location, Mapping, Mappings, Module};
 pub use object::ElfObject;
 pub use process::Process;
 
