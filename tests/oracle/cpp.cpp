@@ -32,6 +32,7 @@
 namespace {
 
 thread_local int depth;
+thread_local int budget; // How many more steps.
 thread_local bool in_destructor;
 void nest();
 
@@ -53,7 +54,7 @@ STEP leaf_map() {
 }
 STEP leaf_hash() {
     std::unordered_map<std::string, int> map;
-    for (int i = 0; i < 30; i++) map[std::to_string(i) + " and more than fits a small string"] = i;
+    for (int i = 0; i < 5; i++) map[std::to_string(i) + " and more than fits a small string"] = i;
 }
 STEP leaf_stream() {
     std::ostringstream stream;
@@ -258,13 +259,13 @@ STEP step_once() {
 STEP step_thread() {
     if (random_below(4)) return nest();
     int saved = depth;
-    std::thread([saved] { depth = saved; nest(); }).join();
+    std::thread([saved] { depth = saved; budget = 10; nest(); }).join();
 }
 STEP step_async() {
     if (random_below(4)) return nest();
     int saved = depth;
     auto policy = random_below(2) ? std::launch::async : std::launch::deferred;
-    std::async(policy, [saved] { depth = saved; nest(); return 1; }).get();
+    std::async(policy, [saved] { depth = saved; budget = 10; nest(); return 1; }).get();
 }
 struct Buffer : std::streambuf {
     int overflow(int c) override { nest(); return c; }
@@ -305,7 +306,7 @@ constexpr void (*steps[])() = {
 };
 
 __attribute__((noinline)) void nest() {
-    if (depth <= 0 || random_below(6) == 0) return leaves[random_below(std::size(leaves))]();
+    if (depth <= 0 || --budget <= 0 || random_below(6) == 0) return leaves[random_below(std::size(leaves))]();
     int before = depth--;
     steps[random_below(std::size(steps))]();
     depth = before;
@@ -315,8 +316,9 @@ __attribute__((noinline)) void nest() {
 
 int main() {
     wait_to_start();
-    for (int i = 0; i < 400; i++) {
+    for (int i = 0; i < 2000; i++) {
         depth = 1 + (int)random_below(9);
+        budget = 30;
         nest();
     }
     return say_done();

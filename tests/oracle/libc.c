@@ -22,6 +22,7 @@
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
 static __thread int depth;
+static __thread int budget; /* how many more steps */
 static __thread int light;  /* little stack is left */
 static __thread int locked; /* the C library holds a lock: nobody may wait for another thread */
 STEP nest(void);
@@ -198,6 +199,7 @@ STEP many(int a, int b, int c, int d, int e, int f, int g, int h, ...) {
 STEP step_arguments(void) { many(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11); }
 static void *thread(void *argument) {
     depth = *(int *)argument;
+    budget = 10;
     nest();
     return NULL;
 }
@@ -230,7 +232,7 @@ static void (*const steps[])(void) = {
 #define LIGHT_STEPS 9
 
 STEP nest(void) {
-    if (depth <= 0 || random_below(6) == 0) {
+    if (depth <= 0 || --budget <= 0 || random_below(6) == 0) {
         leaves[random_below(light ? LIGHT : COUNT(leaves))]();
         return;
     }
@@ -246,6 +248,7 @@ static void *on_two_stacks(void *memory) {
     light = 1;
     for (int i = 0; i < 600; i++) {
         depth = 1 + (int)random_below(5);
+        budget = 20;
         nest();
     }
     return NULL;
@@ -262,11 +265,14 @@ int main(void) {
     setlocale(LC_ALL, "C.UTF-8");
 
     wait_to_start();
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 700; i++) {
         depth = 1 + (int)random_below(10);
+        budget = 30;
         nest();
     }
-    char *memory = mmap(NULL, 60 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* A copy ends where a page was never touched. */
+    char *memory = mmap(NULL, 60 << 10, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     pthread_attr_t attributes;
     pthread_t id;
     pthread_attr_init(&attributes);

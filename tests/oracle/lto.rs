@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, Once};
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// How many more steps.
+    static BUDGET: Cell<u32> = const { Cell::new(0) };
     static RANDOM: Cell<u32> = const { Cell::new(1) };
 }
 
@@ -36,14 +38,14 @@ const LEAVES: &[fn()] = &[
     || keep(Arc::new(Mutex::new(String::from("a text")))),
     || {
         keep(
-            (0..50)
+            (0..5)
                 .map(|n| (n.to_string(), n))
                 .collect::<BTreeMap<_, _>>(),
         )
     },
     || {
         keep(
-            (0..20)
+            (0..5)
                 .map(|n| (n.to_string(), n))
                 .collect::<HashMap<_, _>>(),
         )
@@ -183,6 +185,7 @@ const STEPS: &[fn()] = &[
         let (depth, random) = (DEPTH.get(), below(1 << 20));
         let thread = std::thread::spawn(move || {
             DEPTH.set(depth);
+            BUDGET.set(10);
             RANDOM.set(random);
             nest();
         });
@@ -213,7 +216,8 @@ const STEPS: &[fn()] = &[
 #[inline(never)]
 fn nest() {
     let depth = DEPTH.get();
-    if depth == 0 || below(6) == 0 {
+    let budget = BUDGET.replace(BUDGET.get().saturating_sub(1));
+    if depth == 0 || budget == 0 || below(6) == 0 {
         return LEAVES[below(LEAVES.len() as u32) as usize]();
     }
     DEPTH.set(depth - 1);
@@ -229,6 +233,7 @@ fn main() {
         .expect("stdin can be read");
     for _ in 0..1500 {
         DEPTH.set(1 + below(9));
+        BUDGET.set(30);
         nest();
     }
     println!("done");

@@ -42,7 +42,7 @@ returned() { set -- "$@" more; builtin eval nest; return 0; }
 steps=(branch looped listed waiting chosen evaluated grouped negated called_back sourced trapped debugged returned)
 
 nest() {
-    if ((depth <= 0 || RANDOM % 6 == 0)); then
+    if ((depth <= 0 || --budget <= 0 || RANDOM % 6 == 0)); then
         leaf
         return 0
     fi
@@ -54,8 +54,8 @@ nest() {
 
 echo "ready $$"
 read -r
-for ((round = 0; round < 250; round++)); do
-    depth=$((1 + RANDOM % 7))
+for ((round = 0; round < 150; round++)); do
+    depth=$((1 + RANDOM % 4)) budget=15
     nest
 done
 echo "done"

@@ -15,6 +15,7 @@ mod ebpf;
 mod initramfs;
 mod kernels;
 mod node;
+mod oracle;
 mod packages;
 mod qemu;
 mod sum;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// Compile the victims of the end-to-end tests into target/fixtures/victims.
     Victims,
+    /// Build the programs whose stacks the tests compare with another unwinder's.
+    Oracle,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
 }
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ebpf { check: false } => ebpf::update(),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+        Task::Oracle => oracle::build(&cmd::fixtures()),
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

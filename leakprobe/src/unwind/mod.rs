@@ -8,7 +8,6 @@
 //!
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
 
-
 pub mod cfi;
 pub mod image;
 mod kernel;

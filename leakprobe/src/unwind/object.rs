@@ -63,9 +63,14 @@ fn gaps(image: &Image, known: &[RuleAt]) -> Vec<Range<u64>> {
     for segment in segments {
         let first = known.partition_point(|row| row.address < segment.start);
         let last = known.partition_point(|row| row.address < segment.end);
-        let before = first.checked_sub(1).map_or(NONE, |before| known[before].rule);
+        let before = first
+            .checked_sub(1)
+            .map_or(NONE, |before| known[before].rule);
         let mut unknown_since = (before == NONE).then_some(segment.start);
-        let end = RuleAt { address: segment.end, rule: super::UNSUPPORTED };
+        let end = RuleAt {
+            address: segment.end,
+            rule: super::UNSUPPORTED,
+        };
         for row in known[first..last].iter().chain([&end]) {
             match (row.rule == NONE, unknown_since) {
                 (true, None) => unknown_since = Some(row.address),
@@ -84,5 +89,7 @@ fn gaps(image: &Image, known: &[RuleAt]) -> Vec<Range<u64>> {
 
 fn is_within(gaps: &[Range<u64>], address: u64) -> bool {
     let after = gaps.partition_point(|gap| gap.start <= address);
-    after.checked_sub(1).is_some_and(|gap| gaps[gap].contains(&address))
+    after
+        .checked_sub(1)
+        .is_some_and(|gap| gaps[gap].contains(&address))
 }

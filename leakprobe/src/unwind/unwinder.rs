@@ -12,8 +12,8 @@ use leakprobe_common::CodeMapping;
 
 use super::image::Image;
 use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
-use super::table::Table;
 use super::object;
+use super::table::Table;
 use crate::target::{CodeRange, Mappings, Module};
 
 /// More bytes than any vDSO has.
@@ -95,7 +95,10 @@ impl Unwinder {
             let code = match built {
                 Ok(Some((table, segments))) => {
                     if table.crowded_pages > 0 {
-                        self.note(&module, "some of its code has more unwind rows than are kept");
+                        self.note(
+                            &module,
+                            "some of its code has more unwind rows than are kept",
+                        );
                     }
                     match self.kernel.load(&table) {
                         Ok(place) => Code::Table(place, segments),
@@ -118,8 +121,10 @@ impl Unwinder {
     }
 
     fn note(&mut self, module: &Module, problem: &str) {
-        self.problems
-            .insert(module.path.to_string_lossy().into_owned(), problem.to_owned());
+        self.problems.insert(
+            module.path.to_string_lossy().into_owned(),
+            problem.to_owned(),
+        );
     }
 
     /// What the kernel side is to know of the mappings.
@@ -156,15 +161,20 @@ impl Unwinder {
                 Some(entry)
             })
             .collect();
-        entries.extend(mappings.reserved_for_code().iter().map(|&(start, end)| CodeMapping {
-            start,
-            end,
-            bias: 0,
-            first_page: 0,
-            pages: 0,
-            rule: FRAME_POINTER_NUMBER,
-            unused: 0,
-        }));
+        entries.extend(
+            mappings
+                .reserved_for_code()
+                .iter()
+                .map(|&(start, end)| CodeMapping {
+                    start,
+                    end,
+                    bias: 0,
+                    first_page: 0,
+                    pages: 0,
+                    rule: FRAME_POINTER_NUMBER,
+                    unused: 0,
+                }),
+        );
         entries.sort_by_key(|entry| entry.start);
         entries
     }
@@ -257,10 +267,7 @@ fn address_of(segments: &[(u64, u64, u64)], offset: u64) -> Option<u64> {
         const PAGE: u64 = 4096;
         let from = start - start % PAGE;
         let within = offset.checked_sub(from)?;
-        (offset < start.saturating_add(size)).then(|| {
-            address
-                .wrapping_sub(start % PAGE)
-                .wrapping_add(within)
-        })
+        (offset < start.saturating_add(size))
+            .then(|| address.wrapping_sub(start % PAGE).wrapping_add(within))
     })
 }

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind};
+use object::{
+    Object, ObjectSection, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind, SymbolSection,
+};
 
 use super::cfi::Cfi;
 
@@ -106,11 +108,17 @@ fn sections(file: &object::File<'_>) -> Vec<Cfi> {
         .collect()
 }
 
+fn is_absolute(symbol: &object::Symbol<'_, '_>) -> bool {
+    symbol.section() == SymbolSection::Absolute
+}
+
 fn symbols(file: &object::File<'_>) -> Vec<(u64, u64, String)> {
     let mut found: Vec<_> = file
         .symbols()
         .chain(file.dynamic_symbols())
-        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+        // A label of assembler, such as `_start`, has no kind.
+        .filter(|symbol| matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown))
+        .filter(|symbol| !symbol.is_undefined() && !is_absolute(symbol))
         .filter_map(|symbol| {
             // Assembler often gives no size: such a name is good for its first bytes only.
             let end = symbol.address().checked_add(symbol.size().max(64))?;

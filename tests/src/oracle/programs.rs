@@ -8,22 +8,23 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::program::{Program, source};
+use super::program::{Program, built, source};
 use crate::node::{output, rootfs};
 use crate::process::Process;
 
 const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 
-/// The musl Node in namespaces of its own, its root file system a plain directory.
+/// The musl Node on the oracle's musl, in namespaces of its own, its root file system a plain directory.
 pub fn musl_node() -> Program {
     let inside = r#"mount --bind "$2" "$1/leak.js" && mount -t proc proc "$1/proc" &&
-        exec chroot "$1" /usr/bin/node /leak.js"#;
+        mount --bind "$3" "$1/lib/ld-musl-x86_64.so.1" && exec chroot "$1" /usr/bin/node /leak.js"#;
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--mount", "--fork", "--kill-child"])
         .args(["sh", "-c", inside, "sh"])
         .arg(rootfs())
-        .arg(source("script.js"));
+        .arg(source("script.js"))
+        .arg(built("musl/libc.so"));
     let program = Program::scripted(&mut command);
     let unshare = program.pid;
     let children = format!("/proc/{unshare}/task/{unshare}/children");
@@ -35,7 +36,10 @@ pub fn musl_node() -> Program {
 pub fn sqlite() -> Program {
     let mut go = fs::read(source("work.sql")).expect("failed to read work.sql");
     go.extend_from_slice(b"\nSELECT 'done';\n");
-    Program::talking(Process::spawn(&mut Command::new("sqlite3")), go, "done")
+    let mut process = Process::spawn(&mut Command::new("sqlite3"));
+    process.send(b"SELECT 'ready';\n");
+    process.stdout_line("ready");
+    Program::talking(process, go, "done")
 }
 
 /// git comparing the commits of a repository as it is told on stdin.
@@ -62,7 +66,7 @@ pub fn git() -> Program {
     let mut go = output(&mut git(&["rev-list", "--all"])).expect("git lists its commits");
     // What is no commit it repeats.
     go.push_str("\ndone\n");
-    let process = Process::spawn(&mut git(&[
+    let mut process = Process::spawn(&mut git(&[
         "diff-tree",
         "--stdin",
         "-r",
@@ -79,6 +83,8 @@ pub fn git() -> Program {
         "--pretty=fuller",
         "-GText",
     ]));
+    process.send(b"ready\n");
+    process.stdout_line("ready");
     Program::talking(process, go.into_bytes(), "done").with(folder)
 }
 

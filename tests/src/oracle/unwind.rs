@@ -22,7 +22,7 @@ pub const MAX_FRAMES: usize = 127;
 pub struct Frame {
     /// File name of the code.
     pub module: String,
-    /// Address of the call's last byte as the file counts, as in leakprobe's report.
+    /// Address of the call's last byte, or of an interrupted instruction, as the file counts.
     pub offset: u64,
 }
 
@@ -114,7 +114,7 @@ impl<'s> Walker<'s> {
             };
             stack.frames.push(Frame {
                 module: mapping.name.clone(),
-                offset: (at.ip - 1).wrapping_sub(mapping.bias),
+                offset: look_up.wrapping_sub(mapping.bias),
             });
             is_call = true;
             match self.step(mapping, look_up, at, &memory) {
@@ -146,6 +146,9 @@ impl<'s> Walker<'s> {
                 .ok_or_else(|| gave_up("signal frame beyond the sampled stack", mapping, look_up));
         }
         let address = look_up.wrapping_sub(mapping.bias);
+        if is_thread_start(mapping, address) {
+            return Err(End::Start);
+        }
         let described = mapping.image.as_ref().and_then(|image| {
             let mut cfis = image.cfi.iter();
             cfis.find_map(|cfi| Some((cfi, cfi.rule(address)?)))
@@ -162,7 +165,6 @@ impl<'s> Walker<'s> {
                 return Err(gave_up("rule by another register", mapping, look_up));
             }
             None if keeps_frame_pointers(mapping, address) => 0,
-            None if is_thread_start(mapping, address) => return Err(End::Start),
             None => return Err(gave_up("no rule", mapping, look_up)),
         };
         let lookup_address = if look_up == at.ip {
@@ -233,9 +235,10 @@ fn keeps_frame_pointers(mapping: &Mapping, address: u64) -> bool {
     }
 }
 
-/// Code below which there is nothing, and which nothing describes.
+/// Code below which there is nothing. glibc's says so; musl's has no description, or one that is right
+/// for the thread that calls it and not for the one that it starts.
 fn is_thread_start(mapping: &Mapping, address: u64) -> bool {
-    let names = ["_start", "__clone", "clone"];
+    let names = ["_start", "__clone"];
     let image = mapping.image.as_ref();
     image.is_some_and(|image| names.contains(&image.function(address)))
 }
