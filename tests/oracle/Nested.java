@@ -91,16 +91,21 @@ public class Nested implements Comparable<Nested>, Serializable {
         }
     }
 
-    public static void main(String[] arguments) throws Exception {
-        handle = MethodHandles.lookup().findStatic(Nested.class, "nest", MethodType.methodType(void.class));
-        method = Nested.class.getDeclaredMethod("nest");
-        System.out.println("ready " + ProcessHandle.current().pid());
-        System.in.read();
-        for (int round = 0; round < 1500; round++) {
+    static void work(int rounds) {
+        for (int round = 0; round < rounds; round++) {
             depth = 1 + random.nextInt(8);
             budget = 30;
             nest();
         }
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        handle = MethodHandles.lookup().findStatic(Nested.class, "nest", MethodType.methodType(void.class));
+        method = Nested.class.getDeclaredMethod("nest");
+        work(200); // Loads libraries, and compiles the first methods.
+        System.out.println("ready " + ProcessHandle.current().pid());
+        System.in.read();
+        work(1000);
         System.out.println("done");
         while (System.in.read() >= 0) {}
     }

@@ -55,7 +55,7 @@ nest() {
 echo "ready $$"
 read -r
 for ((round = 0; round < 150; round++)); do
-    depth=$((1 + RANDOM % 4)) budget=15
+    depth=$((1 + RANDOM % 3)) budget=15
     nest
 done
 echo "done"

@@ -2,9 +2,10 @@
 //! groups what differs; whether that is good enough is for the test to say.
 //!
 //! A report has no times and no threads, so a stack of the oracle is looked for among all of the
-//! report's. Where no equal one is, the one that agrees for the most frames from the leaf on is
-//! taken for it, and every frame beyond that counts as different, also what comes right again.
+//! report's. Where no equal one is, the one that agrees for the most frames, from the leaf and from
+//! the start of the thread on, is taken for it; what is between counts as different.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub live_bytes: u64,
     /// See there.
     pub whole_bytes: u64,
+    /// The other live bytes, by how the report says their stacks end.
+    pub cut_bytes: BTreeMap<String, u64>,
     /// Mismatches by what stands first where the two part: the oracle's frame and the report's.
     pub mismatches: BTreeMap<String, Mismatch>,
 }
@@ -82,13 +85,7 @@ pub fn compare(
     report: &report::Report,
     name: impl Fn(&Frame) -> String,
 ) -> Outcome {
-    let mut reported: Vec<(Vec<Key<'_>>, &report::Stack)> = report
-        .stacks
-        .iter()
-        .map(|stack| (keys_of(stack), stack))
-        .collect();
-    reported.sort_by(|(a, _), (b, _)| a.cmp(b));
-
+    let reported = Sorted::new(report);
     let mut outcome = Outcome {
         lost,
         live_bytes: report.totals.live_bytes,
@@ -118,6 +115,7 @@ pub fn compare(
             continue;
         }
         let (best, equal) = closest(&reported, &keys);
+        let from_leaf = best.map_or(0, |(other, _)| common(&keys, other));
         let reason = match &stack.end {
             End::Start | End::Depth => None,
             End::Trampoline => Some("a signal handler inside of an allocator call"),
@@ -126,7 +124,7 @@ pub fn compare(
         if let Some(reason) = reason {
             outcome.gave_up += 1;
             *outcome.reasons.entry(reason.to_string()).or_default() += 1;
-            if equal == keys.len() {
+            if from_leaf == keys.len() {
                 outcome.gave_up_agrees += 1;
                 continue;
             }
@@ -140,12 +138,18 @@ pub fn compare(
                 continue;
             }
         }
-        outcome.differs(stack, best.map(|(_, stack)| *stack), equal, &name);
+        let best = best.map(|(_, stack)| *stack);
+        outcome.differs(stack, best, from_leaf, equal, &name);
     }
-    for (keys, stack) in &reported {
+    for (keys, stack) in &reported.by_leaf {
         let is_whole = matches!(stack.end.as_deref(), None | Some("start"));
+        let live = stack.totals.live_bytes;
         if is_whole && keys.last().is_some_and(|key| bottoms.contains(key)) {
-            outcome.whole_bytes += stack.totals.live_bytes;
+            outcome.whole_bytes += live;
+        } else if live > 0 {
+            let last = stack.frames.last().map_or(String::new(), describe);
+            let end = format!("{} at {last}", stack.end.as_deref().unwrap_or("start"));
+            *outcome.cut_bytes.entry(end).or_default() += live;
         }
     }
     outcome
@@ -153,25 +157,91 @@ pub fn compare(
 
 type Reported<'a> = (Vec<Key<'a>>, &'a report::Stack);
 
-/// The reported stack that has the most frames from the leaf on in common, and how many. They are
-/// sorted, so it is one of the two neighbours of where the keys would stand.
+/// The stacks of a report.
+struct Sorted<'a> {
+    by_leaf: Vec<Reported<'a>>,
+    /// The frames the other way round, and which one of the others it is.
+    by_start: Vec<(Vec<Key<'a>>, usize)>,
+}
+
+impl<'a> Sorted<'a> {
+    fn new(report: &'a report::Report) -> Sorted<'a> {
+        let stacks = report.stacks.iter();
+        let mut by_leaf: Vec<Reported<'a>> = stacks.map(|stack| (keys_of(stack), stack)).collect();
+        by_leaf.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let backwards = |keys: &[Key<'a>]| keys.iter().rev().copied().collect();
+        let mut by_start: Vec<(Vec<Key<'a>>, usize)> = by_leaf
+            .iter()
+            .enumerate()
+            .map(|(at, (keys, _))| (backwards(keys), at))
+            .collect();
+        by_start.sort();
+        Sorted { by_leaf, by_start }
+    }
+
+    /// The stack with exactly these frames.
+    fn find(&self, keys: &[Key<'_>]) -> Option<&Reported<'a>> {
+        let by_keys = |(other, _): &Reported<'_>| other.as_slice().cmp(keys);
+        let at = self.by_leaf.binary_search_by(by_keys).ok()?;
+        self.by_leaf.get(at)
+    }
+}
+
+/// The reported stack that is `keys`; else the longest one that ends early and is the beginning of
+/// `keys`; else the one that has the most frames in common with it, from the leaf and from the start of
+/// the thread on. And how many are in common.
 fn closest<'r, 'a>(
-    reported: &'r [Reported<'a>],
-    keys: &[Key<'_>],
+    reported: &'r Sorted<'a>,
+    keys: &[Key<'a>],
 ) -> (Option<&'r Reported<'a>>, usize) {
-    let common = |other: &[Key<'_>]| {
-        let pairs = keys.iter().zip(other);
-        pairs.take_while(|(one, other)| one == other).count()
-    };
-    let at = reported.partition_point(|(other, _)| other.as_slice() < keys);
-    let neighbours = [at.checked_sub(1), Some(at)];
-    neighbours
-        .into_iter()
-        .flatten()
-        .filter_map(|at| reported.get(at))
-        .map(|stack| (Some(stack), common(&stack.0)))
-        .max_by_key(|&(stack, equal)| (equal, stack.is_some_and(|(keys, _)| keys.len() == equal)))
+    if let Some(whole) = reported.find(keys) {
+        return (Some(whole), keys.len());
+    }
+    let early = (1..keys.len()).rev().find_map(|len| {
+        let stack = reported.find(&keys[..len])?;
+        stack.1.end.is_some().then_some((Some(stack), len))
+    });
+    if let Some(early) = early {
+        return early;
+    }
+    let backwards: Vec<Key<'a>> = keys.iter().rev().copied().collect();
+    let at = reported
+        .by_leaf
+        .partition_point(|(other, _)| other.as_slice() < keys);
+    let back = reported
+        .by_start
+        .partition_point(|(other, _)| *other < backwards);
+    // Sorted, those with the most in common at one end are neighbours of where the keys would be.
+    let by_start = [back.checked_sub(1), Some(back)].into_iter().flatten();
+    let by_start = by_start.filter_map(|at| reported.by_start.get(at).map(|&(_, at)| at));
+    let by_leaf = [Some(at), at.checked_sub(1)].into_iter().flatten();
+    by_start
+        .chain(by_leaf)
+        .filter_map(|at| reported.by_leaf.get(at))
+        .map(|stack| {
+            let shorter = keys.len().min(stack.0.len());
+            let from_leaf = common(keys, &stack.0);
+            let rest = shorter - from_leaf;
+            let from_start = common(keys.iter().rev(), stack.0.iter().rev());
+            (Some(stack), from_leaf + from_start.min(rest))
+        })
+        .max_by_key(|&(stack, equal)| (equal, Reverse(stack.map_or(0, |(other, _)| other.len()))))
         .unwrap_or((None, 0))
+}
+
+fn common<'k, T: PartialEq + 'k>(
+    one: impl IntoIterator<Item = &'k T>,
+    other: impl IntoIterator<Item = &'k T>,
+) -> usize {
+    let pairs = one.into_iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
+}
+
+/// A frame of a report, for a person.
+fn describe(frame: &report::Frame) -> String {
+    let module = frame.module.as_deref().unwrap_or("?");
+    let function = frame.function.as_deref().unwrap_or("?");
+    format!("{module} {function}")
 }
 
 impl Outcome {
@@ -179,6 +249,7 @@ impl Outcome {
         &mut self,
         oracle: &Stack,
         reported: Option<&report::Stack>,
+        from_leaf: usize,
         equal: usize,
         name: &impl Fn(&Frame) -> String,
     ) {
@@ -188,28 +259,28 @@ impl Outcome {
             .into_iter()
             .flat_map(|stack| &stack.frames)
             .filter(|frame| !frame.inlined)
-            .map(|frame| {
-                let module = frame.module.as_deref().unwrap_or("?");
-                let function = frame.function.as_deref().unwrap_or("?");
-                format!("{module} {function}")
-            })
+            .map(describe)
             .collect();
         let short = |names: &[String], at: usize, end: String| {
             names.get(at).cloned().unwrap_or_else(|| format!("<{end}>"))
         };
-        let before = equal.checked_sub(1).map_or("", |at| &oracles[at]);
+        let before = from_leaf.checked_sub(1).map_or("", |at| &oracles[at]);
         let place = format!(
             "after {before}: oracle {}, report {}",
-            short(&oracles, equal, format!("{:?}", oracle.end)),
-            short(&reports, equal, reported.map_or("none".to_string(), end))
+            short(&oracles, from_leaf, format!("{:?}", oracle.end)),
+            short(
+                &reports,
+                from_leaf,
+                reported.map_or("none".to_string(), end)
+            )
         );
         let mismatch = self.mismatches.entry(place).or_default();
         mismatch.stacks += 1;
         mismatch.frames += (oracles.len().max(reports.len()) - equal) as u64;
         if mismatch.example.is_empty() {
-            let from = equal.saturating_sub(3);
+            let from = from_leaf.saturating_sub(3);
             mismatch.example = format!(
-                "frame {equal}\n      oracle: {} ({:?})\n      report: {} ({})",
+                "frame {from_leaf}\n      oracle: {} ({:?})\n      report: {} ({})",
                 oracles[from.min(oracles.len())..].join(" < "),
                 oracle.end,
                 reports[from.min(reports.len())..].join(" < "),
@@ -258,6 +329,9 @@ impl fmt::Display for Outcome {
         for (reason, count) in most(&self.reasons, |count| *count) {
             write!(f, "\n   gave up on {count}: {reason}")?;
         }
+        for (end, bytes) in most(&self.cut_bytes, |bytes| *bytes) {
+            write!(f, "\n   {bytes} live bytes end with {end}")?;
+        }
         for (place, mismatch) in most(&self.mismatches, |mismatch| mismatch.frames) {
             let Mismatch {
                 stacks,
@@ -276,7 +350,7 @@ impl fmt::Display for Outcome {
 /// The largest few.
 fn most<V>(map: &BTreeMap<String, V>, size: impl Fn(&V) -> u64) -> Vec<(&String, &V)> {
     let mut list: Vec<_> = map.iter().collect();
-    list.sort_by_key(|(_, value)| std::cmp::Reverse(size(value)));
+    list.sort_by_key(|(_, value)| Reverse(size(value)));
     list.truncate(12);
     list
 }

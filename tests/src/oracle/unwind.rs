@@ -224,13 +224,15 @@ fn interrupted(sp: u64, memory: &dyn Fn(u64) -> Option<u64>) -> Option<Registers
 }
 
 /// Code that is known to keep frame pointers although nothing describes it: that of JIT compilers,
-/// and V8's embedded builtins.
+/// V8's embedded builtins, and the assembler of its garbage collector.
 fn keeps_frame_pointers(mapping: &Mapping, address: u64) -> bool {
     match &mapping.image {
         None => true,
         Some(image) => {
             let name = image.function(address);
-            name.starts_with("Builtins_") || name.starts_with("v8_Default_embedded_blob")
+            name.starts_with("Builtins_")
+                || name.starts_with("v8_Default_embedded_blob")
+                || name == "PushAllRegistersAndIterateStack"
         }
     }
 }
