@@ -21,7 +21,7 @@ use crate::snapshot::counts::{
 };
 use crate::snapshot::{Event, Maps, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
-use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
+use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
 
 /// Between looks for the allocator of a program that the target has just executed.
 const SEARCH: Duration = Duration::from_millis(1);
@@ -75,6 +75,7 @@ impl Session {
         // From here on a signal ends the recording, not leakprobe.
         let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
+        let debug_files = DebugFiles::new(config.debug_dirs.clone(), config.inlines)?;
         let names = functions::names();
         let mut command = command;
         let allocator = match &mut command {
@@ -96,7 +97,7 @@ impl Session {
         }
         probes.attach(&process, &allocator, &points)?;
         probes.describe(&process, &allocator)?;
-        let mut stacks = Stacks::default();
+        let mut stacks = Stacks::new(debug_files);
         stacks.refresh(process.pid());
         let began = Instant::now();
         probes.record(true)?;
@@ -112,7 +113,7 @@ impl Session {
             events,
             maps,
             stacks,
-            names: Names::default(),
+            names: Names::new(config.inlines),
             space: 0,
             began,
             attach_time: start.elapsed(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use leakprobe_common::StackKey;
 
-use crate::target::{Location, Mappings};
+use crate::target::{DebugFiles, Location, Mappings};
 
 /// How long known mappings are good enough although an address is in none of them. Walks by frame
 /// pointer end in nonsense now and then, which no mapping will ever hold.
@@ -35,6 +35,14 @@ pub struct Stacks {
 }
 
 impl Stacks {
+    /// None yet; debug information of their modules will be looked for as told.
+    pub fn new(debug_files: DebugFiles) -> Self {
+        Self {
+            mappings: Mappings::new(debug_files),
+            ..Self::default()
+        }
+    }
+
     /// Adds a stack; it is located by the next [`Self::locate`].
     pub fn add(&mut self, key: StackKey, addresses: Vec<u64>) {
         self.unlocated.push((key, addresses));
@@ -43,6 +51,7 @@ impl Stacks {
     /// Locates what was added since, in the mappings of the process `pid`. A stack with an address
     /// in none of them waits until they may be read again, unless it is wanted `now`.
     pub fn locate(&mut self, pid: u32, now: bool) {
+        self.mappings.refresh_names();
         if self.unlocated.is_empty() {
             return;
         }
@@ -90,7 +99,8 @@ impl Stacks {
     fn knows(&self, addresses: &[u64]) -> bool {
         addresses
             .iter()
-            .all(|address| self.mappings.locate(address.wrapping_sub(1)).is_some())
+            .map(|address| self.mappings.locate(address.wrapping_sub(1)))
+            .all(|at| at.is_some_and(|at| !self.mappings.awaits_name(&at)))
     }
 
     /// Reads the mappings now, so that they are known should the process end soon.
@@ -100,13 +110,27 @@ impl Stacks {
 
     /// Forgets the mappings: the process has a new address space.
     pub fn start_over(&mut self, pid: u32) {
-        self.mappings = Mappings::default();
+        self.mappings.start_over();
         self.refresh(pid);
     }
 
     /// The frames of a stack; `None` if they did not arrive.
     pub fn get(&self, key: &StackKey) -> Option<&Arc<[Address]>> {
         self.frames.get(key)
+    }
+
+    /// Name of JIT code that had none when its stack was seen.
+    pub fn late_name(&self, address: &Address) -> Option<Arc<str>> {
+        let at = address.location.as_ref()?;
+        let is_nameless = at.name.is_none() && at.module.may_be_jit();
+        is_nameless
+            .then(|| self.mappings.jit_name(address.address.wrapping_sub(1)))
+            .flatten()
+    }
+
+    /// Why names of JIT code are missing.
+    pub fn jit_problem(&self) -> Option<&str> {
+        self.mappings.jit_problem()
     }
 
     /// Whether a stack was cut because its walk had left all code.

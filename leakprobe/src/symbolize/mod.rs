@@ -1,5 +1,7 @@
 //! From addresses to frames, or the reason why not.
 
+mod image;
+mod lookup;
 mod names;
 mod profile;
 

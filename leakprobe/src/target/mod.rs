@@ -4,11 +4,17 @@
 //! paths are never looked up in the host's root, and ELF files are parsed with bounds.
 
 mod allocator;
+mod debug_files;
+pub mod elf;
 mod mappings;
 mod object;
+mod perf_map;
 mod process;
+mod ranges;
+mod root;
 
 pub use allocator::{Allocator, Function};
+pub use debug_files::DebugFiles;
 pub use mappings::{Location, Mapping, Mappings, Module};
 pub use object::ElfObject;
 pub use process::Process;
