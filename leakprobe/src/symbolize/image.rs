@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use object::elf;
 
+use super::symbols;
 use crate::target::elf::{Elf, Section};
 
 /// Most bytes of symbols, and as many again of debug information.
@@ -125,7 +126,11 @@ impl Image {
         };
         let offset = self.end.next_multiple_of(16);
         self.end = offset;
-        let size = if section.flags & elf::SHF_COMPRESSED.0 == 0 {
+        let size = if name.ends_with("sym") {
+            let mut table = elf.bytes(section, *budget)?;
+            symbols::tidy(&mut table);
+            self.append(&mut &table[..], *budget)?
+        } else if section.flags & elf::SHF_COMPRESSED.0 == 0 {
             let mut bytes = At {
                 file: from,
                 offset: section.offset,

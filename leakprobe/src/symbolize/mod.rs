@@ -4,6 +4,7 @@ mod image;
 mod lookup;
 mod names;
 mod profile;
+mod symbols;
 
 pub use names::Names;
 pub use profile::{Header, profile};

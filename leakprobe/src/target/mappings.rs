@@ -214,7 +214,8 @@ impl Mappings {
         let key = ModuleKey {
             device: mapping.device,
             inode: mapping.inode,
-            path: mapping.path.clone(),
+            // It stays the same module when its file is removed.
+            path: undeleted(&mapping.path).to_owned(),
         };
         let (debug_files, root) = (&mut self.debug_files, self.root.as_ref());
         let module = self.modules.entry(key).or_insert_with(|| {
