@@ -35,6 +35,22 @@ impl Floor {
     ///
     /// If the process has no allocator or a probe cannot be placed.
     pub fn place(pid: u32) -> Result<Floor> {
+        Self::place_at(
+            pid,
+            &[("malloc", RETURN), ("malloc", ENTRY), ("free", ENTRY)],
+        )
+    }
+
+    /// Places one probe in a process: at the entry of malloc.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::place`].
+    pub fn entry_of_malloc(pid: u32) -> Result<Floor> {
+        Self::place_at(pid, &[("malloc", ENTRY)])
+    }
+
+    fn place_at(pid: u32, wanted: &[(&str, &str)]) -> Result<Floor> {
         let process = Process::open(pid)?;
         let allocator = Allocator::find(&process, &functions::names())?;
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
@@ -42,12 +58,10 @@ impl Floor {
         let mut programs = Ebpf::load(&empty_programs()?).context("failed to load the object")?;
         let mut placed = 0;
         for point in plan::points(&allocator)? {
-            let names: &[&str] = match point.function.name {
-                "malloc" => &[RETURN, ENTRY],
-                "free" => &[ENTRY],
-                _ => continue,
-            };
-            for name in names {
+            let here = wanted
+                .iter()
+                .filter(|(function, _)| *function == point.function.name);
+            for (_, name) in here {
                 let program: &mut UProbe = programs
                     .program_mut(name)
                     .context("an empty program is missing")?
@@ -66,7 +80,11 @@ impl Floor {
                 placed += 1;
             }
         }
-        ensure!(placed == 3, "{placed} empty probes were placed, not 3");
+        ensure!(
+            placed == wanted.len(),
+            "{placed} empty probes were placed, not {}",
+            wanted.len()
+        );
         Ok(Floor {
             _programs: programs,
         })

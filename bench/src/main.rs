@@ -1,4 +1,4 @@
-//! What leakprobe costs: `pair` measures the target, `report` measures leakprobe itself.
+//! What leakprobe costs: `pair` and `unwind` measure the target, `report` measures leakprobe itself.
 //!
 //! A program of its own, not a part of xtask, because it uses the library that leakprobe is made of
 //! and xtask has to stay quick to build. How to read the figures is in docs/performance.md.
@@ -8,6 +8,7 @@ mod goal;
 mod machine;
 mod pair;
 mod report;
+mod unwind;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Benchmark {
     Pair(pair::Options),
     /// The report of a million live blocks: how long it takes, and in how much memory.
     Report(report::Options),
+    /// A frame of the stack, measured by an empty probe.
+    Unwind(unwind::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn run(benchmark: &Benchmark) -> Result<Goals> {
     let goals = match benchmark {
         Benchmark::Pair(options) => pair::run(options)?,
         Benchmark::Report(options) => report::run(options)?,
+        Benchmark::Unwind(options) => unwind::run(options)?,
     };
     print!("\n{goals}");
     Ok(goals)

@@ -10,9 +10,6 @@ pub use unwind::*;
 /// [`Counter::StacksCut`]. 127 is also the kernel's own default limit (`perf_event_max_stack`).
 pub const MAX_FRAMES: usize = 127;
 
-/// Frames that fit the small stack record; most stacks do, and it keeps the ring buffer small.
-pub const SMALL_FRAMES: usize = 30;
-
 /// Allocator calls of one thread that can be in flight on top of one another because a signal
 /// handler interrupted the one below and allocates itself.
 pub const MAX_NESTED_CALLS: usize = 4;
@@ -75,22 +72,27 @@ pub enum EventKind {
     Exec = 2,
 }
 
-/// A stack seen for the first time. `N` is [`SMALL_FRAMES`] or [`MAX_FRAMES`].
+/// A stack seen for the first time. It is sent only as long as its frames are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct StackEvent<const N: usize> {
+pub struct StackEvent {
     /// [`EventKind::Stack`].
     pub kind: u64,
     /// The stack's totals are under this key.
     pub key: StackKey,
-    /// Frames filled in, and [`STACK_CUT`].
+    /// Frames filled in, and [`StackEnd`] from bit [`STACK_END_SHIFT`] on.
     pub len: u64,
-    /// Return addresses, leaf first: the first is the caller of the allocator.
-    pub frames: [u64; N],
+    /// Return addresses, leaf first: the first is the caller of the allocator. With [`FRAME_EXACT`]
+    /// it is the address at which a signal interrupted the code. The last is never used: with it
+    /// their number is a power of two.
+    pub frames: [u64; MAX_FRAMES + 1],
 }
 
-/// Bit of [`StackEvent::len`]: there were more than [`MAX_FRAMES`].
-pub const STACK_CUT: u64 = 1 << 32;
+/// Where [`StackEvent::len`] holds the stack's [`StackEnd`].
+pub const STACK_END_SHIFT: u32 = 32;
+
+/// Bit of a frame: its address is no return address, but that of the next instruction.
+pub const FRAME_EXACT: u64 = 1 << 63;
 
 /// The target executed another program.
 #[repr(C)]
@@ -123,11 +125,14 @@ pub enum Control {
     AllocatorEnd = 4,
     /// 1 if all probed functions keep frame pointers.
     AllocatorFrames = 5,
+    /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
+    /// two [`CodeMappings`] is in use. Written by the user side.
+    Tables = 6,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 6;
+    pub const ALL: usize = 7;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.
@@ -197,4 +202,19 @@ counters! {
     /// An exec could not be announced.
     ExecEventsLost = 11, "exec_events_lost", true,
         "executions of a new program that could not be announced";
+    /// See [`StackEnd::NoMapping`].
+    StacksNoMapping = 12, "stacks_no_mapping", false,
+        "allocations whose stack ends in code that was not known yet (just loaded or generated)";
+    /// See [`StackEnd::NoRow`].
+    StacksNoRow = 13, "stacks_no_row", false,
+        "allocations whose stack ends in code without unwind information";
+    /// See [`StackEnd::Unsupported`].
+    StacksUnsupported = 14, "stacks_unsupported", false,
+        "allocations whose stack ends where the unwind information cannot be followed";
+    /// See [`StackEnd::UnreadableStack`].
+    StacksUnreadable = 15, "stacks_unreadable", false,
+        "allocations whose stack ends in memory that could not be read";
+    /// See [`StackEnd::WrongWay`].
+    StacksWrongWay = 16, "stacks_wrong_way", false,
+        "allocations whose stack ends where the caller's frame would lie below its callee's";
 }

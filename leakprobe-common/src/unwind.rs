@@ -152,3 +152,42 @@ pub enum StackEnd {
     /// The caller's frame would lie below its callee's.
     WrongWay = 6,
 }
+
+impl StackEnd {
+    /// All of them, by their value.
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::DepthLimit,
+        Self::NoMapping,
+        Self::NoRow,
+        Self::Unsupported,
+        Self::UnreadableStack,
+        Self::WrongWay,
+    ];
+
+    /// Name in reports; `None` if the stack is whole.
+    pub const fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Start => return None,
+            Self::DepthLimit => "depth_limit",
+            Self::NoMapping => "no_mapping",
+            Self::NoRow => "no_row",
+            Self::Unsupported => "unsupported",
+            Self::UnreadableStack => "unreadable_stack",
+            Self::WrongWay => "wrong_way",
+        })
+    }
+}
+
+/// Bit of [`crate::Control::Tables`]: nothing may be taken from the cache of rules or put there.
+pub const TABLES_UNCACHED: u64 = 1 << 63;
+
+/// Bits of [`crate::Control::Tables`] with which the cache of rules marks its entries. Before they
+/// start over, the user side clears the cache.
+pub const CACHE_GENERATION_BITS: u32 = 14;
+
+/// Entries of the cache of rules; a power of two.
+pub const CACHE_ENTRIES: usize = 1 << 13;
+
+/// The cache of rules: one map value.
+pub type RuleCache = [u64; CACHE_ENTRIES];

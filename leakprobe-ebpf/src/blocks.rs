@@ -4,7 +4,8 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
 
 use crate::maps::{BLOCKS, STACKS, add, control, count};
-use crate::stack::{self, Start};
+use crate::stack;
+use crate::thread::Thread;
 
 const EEXIST: i32 = -17;
 
@@ -16,10 +17,9 @@ fn key(address: u64) -> BlockKey {
     }
 }
 
-/// Records a block that the allocator gave out. `start` leads to its stack once more, for the
-/// frames of a stack that is new.
+/// Records a block that the allocator gave to a thread, which has the frames of its stack.
 #[inline(always)]
-pub fn record(address: u64, block: &Block, start: &Start, frames: u64) {
+pub fn record(address: u64, block: &Block, thread: &mut Thread) {
     let key = key(address);
     let stack = StackKey {
         id: block.stack,
@@ -47,7 +47,7 @@ pub fn record(address: u64, block: &Block, start: &Start, frames: u64) {
         add(&raw mut (*totals).allocated_bytes, block.size);
         add(&raw mut (*totals).allocated_count, 1);
         if core::ptr::read_volatile(&raw const (*totals).announced) == 0 {
-            if stack::announce(start, &stack, frames) == 1 {
+            if stack::announce(thread, &stack) == 1 {
                 core::ptr::write_volatile(&raw mut (*totals).announced, 1);
             } else {
                 count(Counter::StackEventsLost);

@@ -10,7 +10,7 @@ use leakprobe_common::{Block, Control, Counter, MAX_NESTED_CALLS};
 
 use crate::maps::{MAX_SIZE, MIN_SIZE, control, count, opaque, read_user, registers};
 use crate::stack::{self, Start};
-use crate::thread::{Call, known_thread, this_thread};
+use crate::thread::{Thread, known_thread, this_thread};
 use crate::{arch, blocks};
 
 /// Bytes that a signal frame takes at the least below the red zone (`struct rt_sigframe` of
@@ -132,7 +132,9 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
         sp,
         fp: arch::frame_pointer(regs),
     };
-    (call.stack, call.frames) = stack::identify(start);
+    let stack = stack::identify(start, thread);
+    let call = thread.call(depth);
+    call.stack = stack;
     thread.depth = depth + 1;
     0
 }
@@ -160,13 +162,14 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
     // Read back, so that the verifier follows one path for all levels.
     // SAFETY: a field of our own.
     let level = unsafe { core::ptr::read_volatile(&raw const thread.depth) };
-    finish(thread.call(level), regs);
+    finish(thread, level, regs);
     0
 }
 
 /// Records what a call gave out and took back.
 #[inline(always)]
-fn finish(call: &mut Call, regs: &pt_regs) {
+fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
+    let call = thread.call(level);
     if control(Control::Active) == 0 {
         if call.has_old != 0 {
             // Recording ended in between: leave things as they were at the entry.
@@ -212,12 +215,7 @@ fn finish(call: &mut Call, regs: &pt_regs) {
         stack: call.stack,
         time,
     };
-    let start = Start {
-        ip: arch::return_address_at_return(regs),
-        sp: call.sp,
-        fp: arch::frame_pointer(regs),
-    };
-    blocks::record(address, &block, &start, call.frames);
+    blocks::record(address, &block, thread);
 }
 
 /// The entry of a function that takes a block back.

@@ -1,7 +1,8 @@
 //! The kernel side of leakprobe: the probe entry points, one line each.
 //!
-//! `call` follows allocator calls from entry to return, `thread` tells which of them count, `blocks` keeps what is live and what each
-//! stack allocated, `stack` walks stacks, `events` watches the target's signals, execs and exits.
+//! `call` follows allocator calls from entry to return, `thread` tells which of them count, `blocks`
+//! keeps what is live and what each stack allocated, `stack` walks stacks by the rules that `unwind`
+//! finds, `events` watches the target's signals, execs and exits.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
 #![no_main]
@@ -16,6 +17,7 @@ mod events;
 mod maps;
 mod stack;
 mod thread;
+mod unwind;
 
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};

@@ -1,25 +1,23 @@
 //! Walks the target's stack, behind two functions: [`identify`] and [`announce`].
 //!
-//! The first frame is the return address of the probed call, which is always there; the frames
-//! below it come from the chain of frame pointers, as far as the code keeps one. A stack is
-//! identified by a 64-bit hash of its frames; the frames themselves are walked a second time, and
-//! sent, only when the hash is new.
+//! The first frame is the return address of the probed call, which is always there; each frame
+//! below it is found by the rule for its caller's code ([`crate::unwind`]). A stack is identified by
+//! a 64-bit hash of its frames and of how it ends. The frames stay with the thread until its next
+//! walk, and are sent only when the hash is new.
 
 use core::ffi::{c_long, c_void};
 
 use aya_ebpf::helpers::bpf_probe_read_user;
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_ringbuf_output};
 use leakprobe_common::{
-    Counter, EventKind, MAX_FRAMES, SMALL_FRAMES, STACK_CUT, StackEvent, StackKey,
+    Counter, EventKind, FRAME_EXACT, FpRule, MAX_FRAMES, MAX_NESTED_CALLS, Rule, RuleKind,
+    STACK_END_SHIFT, StackEnd, StackEvent, StackKey,
 };
 
-use crate::maps::{EVENTS, count, opaque};
-
-/// A frame larger than this is not believed: the word was not a frame pointer.
-const MAX_FRAME_SIZE: u64 = 8 << 20;
-
-/// End of user addresses with five-level page tables; larger words are no return addresses.
-const MAX_ADDRESS: u64 = 1 << 56;
+use crate::arch;
+use crate::maps::{EVENTS, count, opaque, read_user};
+use crate::thread::Thread;
+use crate::unwind::{self, NO_MAPPING, RULES, Tables};
 
 /// Where a walk starts: the caller of the probed function.
 #[derive(Clone, Copy)]
@@ -32,137 +30,279 @@ pub struct Start {
     pub fp: u64,
 }
 
-struct Walk {
+/// A walk under way. It is kept in the thread's entry: what is on the BPF stack, the verifier would
+/// follow through all the values that it takes from frame to frame.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// What the next rule is looked up by: a place in the call instruction.
+    address: u64,
+    /// Stack pointer in the frame of `address`.
+    sp: u64,
+    /// Frame pointer there.
     fp: u64,
-    lowest: u64,
     hash: u64,
     len: u64,
-    /// Room for `capacity` frames; only looked at by a walk that keeps them.
-    frames: *mut u64,
-    capacity: u64,
-    cut: u64,
+    /// [`StackEnd`].
+    end: u64,
+    tables: Tables,
 }
 
 impl Walk {
+    /// Before the first walk.
+    pub const NONE: Self = Self {
+        address: 0,
+        sp: 0,
+        fp: 0,
+        hash: 0,
+        len: 0,
+        end: 0,
+        tables: Tables::NONE,
+    };
+}
+
+impl Thread {
     #[inline(always)]
-    fn push<const KEEP: bool>(&mut self, index: u64, ip: u64) {
-        if KEEP {
-            let index = opaque(index) & (MAX_FRAMES as u64);
-            if index < self.capacity {
-                // SAFETY: `frames` has room for `capacity` words.
-                unsafe { self.frames.add(index as usize).write(ip) };
-            }
-        }
+    fn push(&mut self, index: u64, frame: u64) {
+        let place = opaque(index) & (MAX_FRAMES as u64);
+        // SAFETY: the mask, of a power of two less one, keeps the index within the frames.
+        unsafe { *self.trace.frames.get_unchecked_mut(place as usize) = frame };
+        let walk = &mut self.walk;
         // Multiply and rotate: each step is a bijection of the hash for a given frame.
-        self.hash = (self.hash ^ ip)
+        walk.hash = (walk.hash ^ frame)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(29);
-        self.len = index + 1;
+        walk.len = index + 1;
+    }
+
+    /// The walk ends here; 1 ends the loop.
+    #[inline(always)]
+    fn stop(&mut self, end: StackEnd) -> c_long {
+        self.walk.end = end as u64;
+        1
+    }
+
+    /// The real return address where the kernel has put that of its trampoline: in the frame of a
+    /// probed call that is still in flight. (Trampolines start a page, other addresses hardly ever.)
+    #[inline(always)]
+    fn real_return_address(&self, address: u64, place: u64) -> u64 {
+        if address & 4095 != 0 {
+            return address;
+        }
+        let mut level = 0;
+        while level < MAX_NESTED_CALLS {
+            let call = &self.calls[level];
+            if (level as u64) < self.depth && call.sp == place {
+                return call.ip;
+            }
+            level += 1;
+        }
+        address
     }
 }
 
-/// One step down the chain of frame pointers; 1 ends the walk. The number of the frame comes from
-/// the loop's index, which the verifier takes for any number: a counter of our own it would follow
-/// through all its values.
-unsafe extern "C" fn step<const KEEP: bool>(index: u32, walk: *mut c_void) -> c_long {
-    // SAFETY: `bpf_loop` passes on what `walk` gave it.
-    let walk = unsafe { &mut *walk.cast::<Walk>() };
-    let fp = walk.fp;
-    if fp & 7 != 0 || fp <= walk.lowest || fp - walk.lowest > MAX_FRAME_SIZE {
-        return 1;
+/// One frame up; 1 ends the walk. The number of the frame comes from the loop's index, which the
+/// verifier takes for any number.
+unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
+    // SAFETY: `bpf_loop` passes on what `identify` gave it.
+    let thread = unsafe { &mut **thread.cast::<*mut Thread>() };
+    let number = thread.walk.tables.find(thread.walk.address);
+    if number == NO_MAPPING {
+        return thread.stop(StackEnd::NoMapping);
     }
-    // SAFETY: the helper checks the address.
-    let Ok([next, ip]) = (unsafe { bpf_probe_read_user(fp as *const [u64; 2]) }) else {
-        return 1;
+    let Some(&rule) = RULES.get(number) else {
+        return thread.stop(StackEnd::NoRow);
     };
-    if ip < 4096 || ip >= MAX_ADDRESS {
-        return 1;
+    let (sp, fp) = (thread.walk.sp, thread.walk.fp);
+    let offset = rule.cfa_offset as i64 as u64;
+    let cfa = if rule.kind == RuleKind::Sp as u8 {
+        sp.wrapping_add(offset)
+    } else if rule.kind == RuleKind::Fp as u8 {
+        fp.wrapping_add(offset)
+    } else {
+        match rare(&thread.walk, &rule) {
+            Ok(cfa) => cfa,
+            Err(end) if end == SIGNAL => return signal(thread, index),
+            Err(end) => {
+                thread.walk.end = end;
+                return 1;
+            }
+        }
+    };
+    if cfa <= sp {
+        return thread.stop(StackEnd::WrongWay);
     }
+    let fp_rule = rule.fp & 15;
+    let place = cfa.wrapping_sub(arch::RETURN_ADDRESS_BELOW_CFA);
+    let ip = if fp_rule == FpRule::Cfa as u8 && rule.fp_offset == -2 {
+        // Side by side, as `push %rbp` at a function's entry leaves them.
+        // SAFETY: the helper checks the address.
+        let Ok([fp, ip]) = (unsafe { bpf_probe_read_user(place.wrapping_sub(8) as *const [u64; 2]) })
+        else {
+            return thread.stop(StackEnd::UnreadableStack);
+        };
+        thread.walk.fp = fp;
+        ip
+    } else {
+        let Some(ip) = read_user(place) else {
+            return thread.stop(StackEnd::UnreadableStack);
+        };
+        if fp_rule != FpRule::Same as u8 {
+            let base = if fp_rule == FpRule::Cfa as u8 {
+                cfa
+            } else if fp_rule == FpRule::Fp as u8 {
+                fp
+            } else {
+                sp
+            };
+            thread.walk.fp = if fp_rule == FpRule::Lost as u8 {
+                0
+            } else {
+                let Some(fp) = read_user(base.wrapping_add((rule.fp_offset as i64 * 8) as u64)) else {
+                    return thread.stop(StackEnd::UnreadableStack);
+                };
+                fp
+            };
+        }
+        ip
+    };
+    if ip == 0 {
+        return thread.stop(StackEnd::Start);
+    }
+    let ip = thread.real_return_address(ip, place);
     let index = u64::from(index) + 1;
     if index >= MAX_FRAMES as u64 {
-        walk.cut = STACK_CUT;
-        return 1;
+        return thread.stop(StackEnd::DepthLimit);
     }
-    walk.push::<KEEP>(index, ip);
-    walk.lowest = fp;
-    walk.fp = next;
+    thread.push(index, ip);
+    thread.walk.sp = cfa;
+    // The call, not what follows it: that may be another function.
+    thread.walk.address = ip.wrapping_sub(1);
     0
 }
 
-/// Walks from `start`. With `KEEP` the frames go to `frames`; without, only the hash is made. (Two
-/// callbacks, because the verifier forgets that a pointer was null when a loop calls back.)
+/// Not an end, but a signal's frame.
+const SIGNAL: u64 = u64::MAX;
+
+/// The CFA by one of the rules that few frames have.
 #[inline(always)]
-fn walk<const KEEP: bool>(start: Start, frames: *mut u64, capacity: u64) -> Walk {
-    let mut walk = Walk {
+fn rare(walk: &Walk, rule: &Rule) -> Result<u64, u64> {
+    let kind = rule.kind;
+    if kind == RuleKind::Plt as u8 {
+        let pushed = if walk.address & 15 >= 11 { 8 } else { 0 };
+        return Ok(walk.sp.wrapping_add(8 + pushed));
+    }
+    if kind == RuleKind::SpDeref as u8 || kind == RuleKind::FpDeref as u8 {
+        let base = if kind == RuleKind::SpDeref as u8 {
+            walk.sp
+        } else {
+            walk.fp
+        };
+        let place = base.wrapping_add(rule.cfa_offset as i64 as u64);
+        return match read_user(place) {
+            Some(word) => Ok(word.wrapping_add(u64::from(rule.fp >> 4) * 8)),
+            None => Err(StackEnd::UnreadableStack as u64),
+        };
+    }
+    Err(if kind == RuleKind::End as u8 {
+        StackEnd::Start as u64
+    } else if kind == RuleKind::Signal as u8 {
+        SIGNAL
+    } else if kind == RuleKind::None as u8 {
+        StackEnd::NoRow as u64
+    } else {
+        StackEnd::Unsupported as u64
+    })
+}
+
+/// From a signal's trampoline to the code that the signal interrupted.
+#[inline(always)]
+fn signal(thread: &mut Thread, index: u32) -> c_long {
+    let Some(saved) = arch::interrupted(thread.walk.sp) else {
+        return thread.stop(StackEnd::UnreadableStack);
+    };
+    let index = u64::from(index) + 1;
+    if index >= MAX_FRAMES as u64 {
+        return thread.stop(StackEnd::DepthLimit);
+    }
+    // Not a return address: the very instruction that was to be next.
+    thread.push(index, saved.ip | FRAME_EXACT);
+    let walk = &mut thread.walk;
+    (walk.address, walk.sp, walk.fp) = (saved.ip, saved.sp, saved.fp);
+    0
+}
+
+/// Walks the stack of a thread and returns its id.
+#[inline(always)]
+pub fn identify(start: Start, thread: &mut Thread) -> u64 {
+    thread.walk = Walk {
+        address: start.ip.wrapping_sub(1),
+        sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
         fp: start.fp,
-        lowest: start.sp,
         hash: 0,
         len: 0,
-        frames,
-        capacity,
-        cut: 0,
+        end: StackEnd::DepthLimit as u64,
+        tables: unwind::tables(),
     };
-    walk.push::<KEEP>(0, start.ip);
-    let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step::<KEEP>;
-    // SAFETY: the callback gets a pointer to `walk`, which outlives the loop.
+    thread.push(0, start.ip);
+    let mut context: *mut Thread = thread;
+    let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step;
+    // SAFETY: the callback gets a pointer to `context`, which outlives the loop.
     unsafe {
         bpf_loop(
             MAX_FRAMES as u32,
             core::mem::transmute::<unsafe extern "C" fn(u32, *mut c_void) -> c_long, *mut c_void>(
                 callback,
             ),
-            (&raw mut walk).cast(),
+            (&raw mut context).cast(),
             0,
         );
     }
-    walk
-}
-
-/// Id of the stack, its number of frames, and whether it was cut.
-#[inline(always)]
-pub fn identify(start: Start) -> (u64, u64) {
-    let walk = walk::<false>(start, core::ptr::null_mut(), 0);
-    if walk.cut != 0 {
-        count(Counter::StacksCut);
+    let walk = &thread.walk;
+    if walk.end != StackEnd::Start as u64 {
+        count_end(walk.end);
     }
-    (finish(&walk), walk.len)
+    let len = walk.len | walk.end << STACK_END_SHIFT;
+    let id = (walk.hash ^ len).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    thread.trace.len = len;
+    thread.trace.key.id = id;
+    id
 }
 
-#[inline(always)]
-fn finish(walk: &Walk) -> u64 {
-    (walk.hash ^ walk.len).wrapping_mul(0xff51_afd7_ed55_8ccd)
-}
-
-/// Sends the frames of a stack that [`identify`] gave this id. False if there was no room, or if
-/// the stack is no longer the same.
+/// Counts an unfinished stack under the name of its end.
 #[inline(never)]
-pub fn announce(start: &Start, key: &StackKey, len: u64) -> u64 {
-    if len <= SMALL_FRAMES as u64 {
-        send::<SMALL_FRAMES>(*start, *key)
-    } else {
-        send::<MAX_FRAMES>(*start, *key)
-    }
+fn count_end(end: u64) -> u64 {
+    count(match end {
+        end if end == StackEnd::DepthLimit as u64 => Counter::StacksCut,
+        end if end == StackEnd::NoMapping as u64 => Counter::StacksNoMapping,
+        end if end == StackEnd::NoRow as u64 => Counter::StacksNoRow,
+        end if end == StackEnd::Unsupported as u64 => Counter::StacksUnsupported,
+        end if end == StackEnd::UnreadableStack as u64 => Counter::StacksUnreadable,
+        _ => Counter::StacksWrongWay,
+    });
+    0
 }
 
+/// Sends the frames of a stack that [`identify`] gave this id; 0 if there was no room, or if the
+/// thread has walked another stack since (in a signal handler).
 #[inline(always)]
-fn send<const N: usize>(start: Start, key: StackKey) -> u64 {
-    let Some(mut entry) = EVENTS.reserve::<StackEvent<N>>(0) else {
+pub fn announce(thread: &mut Thread, key: &StackKey) -> u64 {
+    let trace = &mut thread.trace;
+    if trace.key.id != key.id {
         return 0;
-    };
-    let event = entry.as_mut_ptr();
-    // SAFETY: the reservation is one StackEvent<N> large; its frames have room for N words.
-    let walk = unsafe {
-        (*event).kind = EventKind::Stack as u64;
-        (*event).key = key;
-        let walk = walk::<true>(start, (&raw mut (*event).frames).cast(), N as u64);
-        (*event).len = walk.len | walk.cut;
-        walk
-    };
-    if finish(&walk) == key.id && walk.len <= N as u64 {
-        entry.submit(0);
-        1
-    } else {
-        entry.discard(0);
-        0
     }
+    trace.kind = EventKind::Stack as u64;
+    trace.key.space = key.space;
+    let frames = opaque(trace.len) & (MAX_FRAMES as u64);
+    let size = core::mem::offset_of!(StackEvent, frames) as u64 + frames * 8;
+    // SAFETY: the size never goes beyond the trace: the mask is its number of frames less one.
+    let status = unsafe {
+        bpf_ringbuf_output(
+            (&raw const EVENTS).cast_mut().cast(),
+            (&raw mut *trace).cast(),
+            size,
+            0,
+        )
+    };
+    (status == 0) as u64
 }

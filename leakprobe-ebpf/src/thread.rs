@@ -16,9 +16,12 @@ use core::ffi::{c_long, c_void};
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_loop;
-use leakprobe_common::{Block, Control, Counter, MAX_FRAMES, MAX_NESTED_CALLS};
+use leakprobe_common::{
+    Block, Control, Counter, MAX_FRAMES, MAX_NESTED_CALLS, StackEvent, StackKey,
+};
 
 use crate::maps::{THREADS, control, count, opaque, read_user, thread_id};
+use crate::stack::Walk;
 use crate::{arch, blocks};
 
 /// An allocator call in flight.
@@ -37,8 +40,6 @@ pub struct Call {
     pub address: u64,
     /// Id of the stack, taken at entry.
     pub stack: u64,
-    /// Frames of the stack.
-    pub frames: u64,
     /// Below this stack pointer runs a signal handler that interrupted the call; 0: none did.
     pub handler_below: u64,
     /// 1 if that handler may run on an alternate stack.
@@ -59,6 +60,10 @@ pub struct Thread {
     pub freed: u64,
     pub freed_sp: u64,
     pub calls: [Call; MAX_NESTED_CALLS],
+    /// The walk of its stack that is under way.
+    pub walk: Walk,
+    /// The stack walked last, as it is sent.
+    pub trace: StackEvent,
 }
 
 const NO_CALL: Call = Call {
@@ -68,7 +73,6 @@ const NO_CALL: Call = Call {
     size: 0,
     address: 0,
     stack: 0,
-    frames: 0,
     handler_below: 0,
     handler_elsewhere: 0,
     has_old: 0,
@@ -85,6 +89,13 @@ static NEW_THREAD: Thread = Thread {
     freed: 0,
     freed_sp: 0,
     calls: [NO_CALL; MAX_NESTED_CALLS],
+    walk: Walk::NONE,
+    trace: StackEvent {
+        kind: 0,
+        key: StackKey { id: 0, space: 0 },
+        len: 0,
+        frames: [0; MAX_FRAMES + 1],
+    },
 };
 
 impl Thread {

@@ -3,6 +3,7 @@
 //! Data flows one way, and no stage imports a later one:
 //! target -> probe -> (kernel) -> snapshot -> symbolize -> report.
 
+mod bpf;
 pub mod cli;
 pub mod doctor;
 pub mod probe;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
-/// Frame pointers and own frames for every function, because leakprobe walks frame pointers; no
+/// No frame pointers, as nothing that people run keeps them; own frames for every function; no
 /// builtins, so that the compiler does not elide the allocations it sees through.
 const C_FLAGS: &[&str] = &[
     "-std=gnu11",
@@ -17,7 +17,7 @@ const C_FLAGS: &[&str] = &[
     "-Wall",
     "-Wextra",
     "-Werror",
-    "-fno-omit-frame-pointer",
+    "-fomit-frame-pointer",
     "-fno-optimize-sibling-calls",
     "-fno-builtin",
     "-pthread",

@@ -2,6 +2,8 @@
 
 use aya_ebpf::bindings::pt_regs;
 
+use aya_ebpf::helpers::bpf_probe_read_user;
+
 use crate::maps::read_user;
 
 /// Bytes below the stack pointer that a signal frame spares (the red zone).
@@ -44,15 +46,32 @@ pub fn return_address(sp: u64) -> Option<u64> {
     read_user(sp)
 }
 
-/// Return address at the return of a function: the kernel has put the real one in place of its
-/// trampoline.
-#[inline(always)]
-pub fn return_address_at_return(regs: &pt_regs) -> u64 {
-    regs.rip
-}
-
 /// Frame pointer; at the entry and at the return of a function it is the caller's.
 #[inline(always)]
 pub fn frame_pointer(regs: &pt_regs) -> u64 {
     regs.rbp
+}
+
+/// How far below the canonical frame address the return address is.
+pub const RETURN_ADDRESS_BELOW_CFA: u64 = 8;
+
+/// Registers of code that a signal interrupted.
+pub struct Interrupted {
+    pub ip: u64,
+    pub sp: u64,
+    pub fp: u64,
+}
+
+/// Reads them from the `ucontext` that the kernel pushed, to which the stack pointer points in the
+/// signal's trampoline.
+#[inline(always)]
+pub fn interrupted(sp: u64) -> Option<Interrupted> {
+    /// Offset of `rbp` in `struct ucontext` of the kernel's x86 ABI; `rbx`, `rdx`, `rax`, `rcx`,
+    /// `rsp` and `rip` follow it.
+    const UCONTEXT_RBP: u64 = 120;
+    // SAFETY: the helper checks the address.
+    let saved: [u64; 7] =
+        unsafe { bpf_probe_read_user(sp.wrapping_add(UCONTEXT_RBP) as *const [u64; 7]) }.ok()?;
+    let [fp, _, _, _, _, sp, ip] = saved;
+    Some(Interrupted { ip, sp, fp })
 }

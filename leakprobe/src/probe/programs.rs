@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, MapData, RingBuf};
+use anyhow::{Context, Result, anyhow, bail};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::uprobe::{UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
@@ -19,7 +19,9 @@ use leakprobe_common::Control;
 
 use super::plan::Point;
 use super::version::Version;
+use crate::bpf;
 use crate::target::{Allocator, Process};
+use crate::unwind::KernelTables;
 
 /// The compiled kernel side.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LEAKPROBE_BPF_OBJECT"));
@@ -39,6 +41,7 @@ pub struct Limits {
 pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, u64>,
+    control_fd: OwnedFd,
     links: Vec<UProbeLink>,
     detaching: Vec<JoinHandle<()>>,
 }
@@ -76,6 +79,11 @@ impl Probes {
         let control = ebpf
             .take_map("CONTROL")
             .context("the BPF object has no map CONTROL")?;
+        let Map::Array(data) = &control else {
+            bail!("the map CONTROL of the BPF object is no array");
+        };
+        let control_fd = data.fd().as_fd().try_clone_to_owned();
+        let control_fd = control_fd.context("failed to duplicate a descriptor")?;
         let control = Array::try_from(control)?;
         for name in ["signal_deliver", "process_exec", "thread_exit"] {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
@@ -95,6 +103,7 @@ impl Probes {
         Ok(Self {
             ebpf,
             control,
+            control_fd,
             links: Vec::new(),
             detaching: Vec::new(),
         })
@@ -194,6 +203,19 @@ impl Probes {
             .with_context(|| format!("failed to set the switch {which:?} of the BPF programs"))
     }
 
+    /// The maps of the unwind tables; can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// If they were taken before.
+    pub fn unwind_tables(&mut self) -> Result<KernelTables> {
+        let control = self.control_fd.try_clone();
+        KernelTables::take(
+            &mut self.ebpf,
+            control.context("failed to duplicate a descriptor")?,
+        )
+    }
+
     /// The ring buffer of events; can be taken once.
     ///
     /// # Errors
@@ -225,11 +247,7 @@ impl Probes {
     /// If the kernel refuses.
     pub fn stop(&mut self) -> Result<()> {
         self.record(false)?;
-        // Programs of uprobes run in an RCU read section, and this waits for all of those.
-        // SAFETY: the system call takes integers.
-        let status =
-            unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-        if status != 0 {
+        if bpf::wait_for_programs().is_err() {
             // Not available where CPUs run without a clock tick. Removing a probe waits as well.
             self.detach();
         }

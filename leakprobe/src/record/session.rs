@@ -19,9 +19,10 @@ use crate::report::{escape, human};
 use crate::snapshot::counts::{
     EXEC_GAP, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS,
 };
-use crate::snapshot::{Event, Maps, Stacks, now};
+use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
+use crate::unwind::Unwinder;
 
 /// Between looks for the allocator of a program that the target has just executed.
 const SEARCH: Duration = Duration::from_millis(1);
@@ -39,6 +40,7 @@ pub struct Session {
     events: AsyncFd<RingBuf<MapData>>,
     maps: Maps,
     stacks: Stacks,
+    unwinder: Unwinder,
     names: Names,
     space: u64,
     began: Instant,
@@ -99,6 +101,8 @@ impl Session {
         probes.describe(&process, &allocator)?;
         let mut stacks = Stacks::new(debug_files);
         stacks.refresh(process.pid());
+        let mut unwinder = Unwinder::new(probes.unwind_tables()?);
+        unwinder.refresh(process.pid(), 0, stacks.mappings())?;
         let began = Instant::now();
         probes.record(true)?;
         if let Some(command) = command {
@@ -113,6 +117,7 @@ impl Session {
             events,
             maps,
             stacks,
+            unwinder,
             names: Names::new(config.inlines),
             space: 0,
             began,
@@ -185,6 +190,12 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let refresh = async {
+                match self.stacks.waits() {
+                    true => sleep(REFRESH).await,
+                    false => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = self.interrupt.recv() => return Ok(()),
@@ -195,12 +206,13 @@ impl Session {
                 }
                 () = deadline => return Ok(()),
                 () = search => self.search_allocator(progress)?,
+                () = refresh => self.locate(false)?,
                 guard = self.events.readable() => {
                     guard.context("failed to watch the ring buffer")?.clear_ready();
                     self.drain(progress)?;
                 }
                 _ = seconds.tick() => {
-                    self.stacks.locate(self.process.pid(), false);
+                    self.locate(false)?;
                     let totals = self.maps.totals(self.space)?.totals;
                     progress.status(self.began.elapsed(), &totals);
                 }
@@ -218,8 +230,12 @@ impl Session {
         let mut exec = None;
         while let Some(record) = self.events.get_mut().next() {
             match Event::parse(&record) {
-                Some(Event::Stack { key, addresses }) if key.space == self.space => {
-                    self.stacks.add(key, addresses);
+                Some(Event::Stack {
+                    key,
+                    addresses,
+                    end,
+                }) if key.space == self.space => {
+                    self.stacks.add(key, addresses, end);
                 }
                 Some(Event::Stack { .. }) => {} // of a program that is gone
                 Some(Event::Exec {
@@ -240,7 +256,7 @@ impl Session {
         if let Some(by_main_thread) = exec {
             self.start_over(by_main_thread, progress)?;
         }
-        self.stacks.locate(self.process.pid(), false);
+        self.locate(false)?;
         if self.trampoline != self.stacks.trampoline()
             && let Some(address) = self.stacks.trampoline()
         {
@@ -250,12 +266,27 @@ impl Session {
         Ok(())
     }
 
+    /// Locates the stacks that have arrived. If the target has mapped something for that, the kernel
+    /// side gets tables for it.
+    fn locate(&mut self, now: bool) -> Result<()> {
+        if self.stacks.locate(self.process.pid(), now) {
+            self.update_tables()?;
+        }
+        Ok(())
+    }
+
+    fn update_tables(&mut self) -> Result<()> {
+        self.unwinder
+            .refresh(self.process.pid(), self.space, self.stacks.mappings())
+    }
+
     /// The target executed another program: its blocks are gone, its allocator may be another.
     fn start_over(&mut self, by_main_thread: bool, progress: &mut Progress) -> Result<()> {
         let before = self.maps.totals(self.space - 1)?.totals;
         self.target = self.process.info();
         self.trampoline = None;
         self.stacks.start_over(self.process.pid());
+        self.update_tables()?;
         let comm = escape::visible(&self.target.comm);
         let note = format!(
             "the target executed `{comm}` {} after the attach; figures are of that program alone, \
@@ -300,6 +331,7 @@ impl Session {
         }
         self.searching = None;
         self.stacks.refresh(self.process.pid());
+        self.update_tables()?;
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             return Ok(()); // the same file: the probes are in place already
         }
@@ -374,7 +406,7 @@ impl Session {
     }
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
-        self.stacks.locate(self.process.pid(), true);
+        self.locate(true)?;
         let mut snapshot = match min_age {
             None => self.maps.totals(self.space)?,
             Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
@@ -409,7 +441,7 @@ impl Session {
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
         self.drain(&mut Progress::new(true))?;
-        self.stacks.locate(self.process.pid(), true);
+        self.locate(true)?;
         if self.searching.take().is_some() {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(

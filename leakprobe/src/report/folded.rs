@@ -60,6 +60,10 @@ fn sum(stacks: impl IntoIterator<Item = (String, u64)>) -> BTreeMap<String, u64>
 /// The frames from the root to the leaf, joined.
 fn collapse(root: &str, stack: &Stack) -> String {
     let mut line = root.to_string();
+    if let Some(end) = words::end(stack) {
+        line.push(';');
+        line.push_str(&end);
+    }
     for frame in stack.frames.iter().rev() {
         line.push(';');
         line.push_str(&name(frame));

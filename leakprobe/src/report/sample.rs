@@ -150,6 +150,7 @@ fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
         },
         oldest_ns: age(72),
         newest_ns: age(2),
+        end: None,
         frames,
     }
 }

@@ -4,7 +4,7 @@ use super::escape::{shorten, visible};
 use super::human;
 use crate::snapshot::counts::Count;
 use crate::snapshot::{Evidence, Totals, Verdict};
-use crate::symbolize::{Frame, Profile};
+use crate::symbolize::{Frame, Profile, Stack};
 use crate::target::TargetInfo;
 
 /// What stands for a name that is not known.
@@ -17,6 +17,11 @@ pub fn frame(frame: &Frame) -> String {
         (_, Some(location)) => location,
         _ => UNKNOWN.to_string(),
     }
+}
+
+/// What stands where a stack is unfinished, below its outermost frame.
+pub fn end(stack: &Stack) -> Option<String> {
+    Some(format!("[unfinished: {}]", stack.end?.replace('_', " ")))
 }
 
 /// Where a frame is: `module+0xoffset`. Safe to print.

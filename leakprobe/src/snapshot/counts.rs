@@ -28,11 +28,11 @@ pub const STACKS_WITHOUT_FRAMES: Count = Count {
     meaning: "stacks whose frames did not arrive; their bytes and blocks are right",
 };
 
-/// Stacks that end in an address outside of all code.
-pub const STACKS_BROKEN: Count = Count {
-    name: "stacks_broken",
+/// Modules of the target for whose code no unwind table could be made, or only a part of it.
+pub const MODULES_NOT_UNWOUND: Count = Count {
+    name: "modules_not_unwound",
     is_loss: false,
-    meaning: "stacks cut where code without frame pointers leads nowhere",
+    meaning: "modules through whose code stacks cannot be followed (the notes say why)",
 };
 
 /// Programs executed by the target that could not be probed from their first instruction.
@@ -66,7 +66,7 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
 const OF_THE_USER_SIDE: [Count; 7] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
-    STACKS_BROKEN,
+    MODULES_NOT_UNWOUND,
     EXEC_GAP,
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,

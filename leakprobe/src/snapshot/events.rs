@@ -1,6 +1,6 @@
 //! Records of the ring buffer, as plain data.
 
-use leakprobe_common::{EventKind, ExecEvent, STACK_CUT, StackKey};
+use leakprobe_common::{EventKind, ExecEvent, STACK_END_SHIFT, StackEnd, StackKey};
 
 /// What the kernel side announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +9,10 @@ pub enum Event {
     Stack {
         /// Its totals are under this key.
         key: StackKey,
-        /// Return addresses, leaf first.
+        /// Return addresses, leaf first, with the marks of [`leakprobe_common::StackEvent::frames`].
         addresses: Vec<u64>,
+        /// Why it ends where it ends.
+        end: StackEnd,
     },
     /// The target executed another program.
     Exec {
@@ -31,14 +33,19 @@ impl Event {
         match word(0)? {
             kind if kind == EventKind::Stack as u64 => {
                 let len = word(3)?;
-                let addresses = (0..(len & !STACK_CUT) as usize)
+                let end = *StackEnd::ALL.get((len >> STACK_END_SHIFT) as usize)?;
+                let addresses = (0..len as u32 as usize)
                     .map(|frame| word(4 + frame))
                     .collect::<Option<Vec<_>>>()?;
                 let key = StackKey {
                     id: word(1)?,
                     space: word(2)?,
                 };
-                Some(Event::Stack { key, addresses })
+                Some(Event::Stack {
+                    key,
+                    addresses,
+                    end,
+                })
             }
             kind if kind == EventKind::Exec as u64 && record.len() >= size_of::<ExecEvent>() => {
                 Some(Event::Exec {
@@ -53,28 +60,29 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
-    use leakprobe_common::{SMALL_FRAMES, StackEvent};
+    use leakprobe_common::{MAX_FRAMES, StackEvent};
 
     use super::*;
 
     #[test]
     fn a_stack_record_is_read_back() {
-        let mut event = StackEvent::<SMALL_FRAMES> {
+        let mut event = StackEvent {
             kind: EventKind::Stack as u64,
             key: StackKey { id: 7, space: 1 },
-            len: 2 | STACK_CUT,
-            frames: [0; SMALL_FRAMES],
+            len: 2 | (StackEnd::NoRow as u64) << STACK_END_SHIFT,
+            frames: [0; MAX_FRAMES + 1],
         };
         event.frames[..2].copy_from_slice(&[0x10, 0x20]);
         // SAFETY: the type is plain data without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const event).cast::<u8>(), size_of_val(&event))
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts((&raw const event).cast::<u8>(), 32 + 2 * 8) };
         let read = Event::parse(bytes).unwrap();
-        let Event::Stack { key, addresses } = read else {
-            panic!("{read:?}")
+        let expected = Event::Stack {
+            key: StackKey { id: 7, space: 1 },
+            addresses: vec![0x10, 0x20],
+            end: StackEnd::NoRow,
         };
-        assert_eq!((key.id, key.space, addresses), (7, 1, vec![0x10, 0x20]));
+        assert_eq!(read, expected);
     }
 
     #[test]

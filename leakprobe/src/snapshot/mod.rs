@@ -1,6 +1,5 @@
 //! Plain data read from the kernel maps: nothing in here reads the kernel again.
 
-mod batch;
 pub mod counts;
 mod events;
 mod reader;
@@ -8,7 +7,7 @@ mod stacks;
 
 pub use events::Event;
 pub use reader::{LiveStack, Maps, Snapshot, now};
-pub use stacks::{Address, Stacks};
+pub use stacks::{Address, REFRESH, Stacks, Trace};
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,8 @@ use aya::maps::{Array, Map, MapData};
 use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Totals, batch};
+use super::Totals;
+use crate::bpf;
 
 /// The maps to read.
 pub struct Maps {
@@ -84,7 +85,7 @@ impl Maps {
             counters: self.counters()?,
             ..Snapshot::default()
         };
-        batch::for_each(
+        bpf::for_each(
             self.stacks.fd().as_fd(),
             |key: &StackKey, totals: &StackTotals| {
                 // Without a block: the map of blocks was full, which is counted.
@@ -121,7 +122,7 @@ impl Maps {
         let latest = now.saturating_sub(min_age.as_nanos() as u64);
         let mut live: HashMap<u64, Live> = HashMap::new();
         let mut young: HashMap<u64, u64> = HashMap::new();
-        batch::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
+        bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
             if key.space != space {
                 return;
             }

@@ -49,6 +49,9 @@ pub struct Stack {
     /// Age of its newest live block in nanoseconds; `None` when none is live.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest_ns: Option<u64>,
+    /// Why the frames end before the thread's start; `None` for a whole stack.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<&'static str>,
     /// Frames, leaf first: the first is the caller of the allocator function.
     pub frames: Vec<Frame>,
 }

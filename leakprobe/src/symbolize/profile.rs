@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Names, Profile, Stack};
-use crate::snapshot::counts::{Count, STACKS_BROKEN, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
+use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
 use crate::target::{AllocatorInfo, TargetInfo};
 
@@ -37,23 +37,23 @@ pub fn profile(
         shown
             .iter()
             .filter_map(|stack| stacks.get(&stack.key))
-            .flat_map(|frames| &**frames),
+            .flat_map(|trace| &*trace.frames),
     );
 
-    let (mut without_frames, mut broken) = (0, 0);
+    let mut without_frames = 0;
     let shown = shown
         .iter()
         .map(|stack| {
-            let addresses = stacks.get(&stack.key);
-            without_frames += u64::from(addresses.is_none());
-            broken += u64::from(stacks.is_broken(&stack.key));
+            let trace = stacks.get(&stack.key);
+            without_frames += u64::from(trace.is_none());
             Stack {
                 totals: stack.totals,
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
-                frames: addresses
+                end: trace.and_then(|trace| trace.end.name()),
+                frames: trace
                     .into_iter()
-                    .flat_map(|addresses| addresses.iter())
+                    .flat_map(|trace| trace.frames.iter())
                     .flat_map(|address| names.get(address, stacks.late_name(address)).to_vec())
                     .collect(),
             }
@@ -74,7 +74,6 @@ pub fn profile(
     };
     count(UNBALANCED_BLOCKS, snapshot.unbalanced);
     count(STACKS_WITHOUT_FRAMES, without_frames);
-    count(STACKS_BROKEN, broken);
     for &(counter, value) in &snapshot.counters {
         count(counter.into(), value);
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::debug_files::{DebugFiles, undeleted};
+use super::module::{CodeRange, Location, Module};
 use super::perf_map::PerfMap;
 use super::root::Root;
 
@@ -109,50 +110,35 @@ impl Mapping {
     }
 }
 
-/// A file with code, held open.
-#[derive(Debug)]
-pub struct Module {
-    /// Path as in the target's mount namespace, or a name in brackets. May hold any characters.
-    pub path: PathBuf,
-    /// The file; `None` for code that has none (vDSO, JIT) or whose file could not be opened.
-    pub file: Option<File>,
-    /// The file with its debug information, if that is another one. Of the same link, but no more
-    /// to be trusted than `file`.
-    pub debug: Option<File>,
-}
-
-impl Module {
-    /// Whether a JIT compiler may have put its code here: memory that shows no file anybody else
-    /// can open.
-    pub fn may_be_jit(&self) -> bool {
-        const NAMELESS: [&[u8]; 5] = [
-            b"[anon",
-            b"/memfd:",
-            b"/dev/zero",
-            b"/SYSV",
-            b"/anon_hugepage",
-        ];
-        let path = self.path.as_os_str().as_bytes();
-        path.is_empty() || NAMELESS.iter().any(|start| path.starts_with(start))
+/// Ranges of adjacent mappings without a file, at least one of which is executable.
+fn reserved_for_code(mappings: &[Mapping]) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64, bool)> = Vec::new();
+    for mapping in mappings {
+        let has_name = mapping.path.as_os_str().as_bytes().starts_with(b"[")
+            && !mapping.path.as_os_str().as_bytes().starts_with(b"[anon:");
+        if mapping.inode != 0 || has_name {
+            continue;
+        }
+        match ranges.last_mut() {
+            Some((_, end, executable)) if *end == mapping.start => {
+                *end = mapping.end;
+                *executable |= mapping.executable;
+            }
+            _ => ranges.push((mapping.start, mapping.end, mapping.executable)),
+        }
     }
-}
-
-/// Where an address is.
-#[derive(Clone, Debug)]
-pub struct Location {
-    /// The module.
-    pub module: Arc<Module>,
-    /// Offset in the module's file; without a file, from the start of the mapping.
-    pub offset: u64,
-    /// Name of JIT code, as its compiler had it when the address was located. It cannot be asked
-    /// later: such code moves.
-    pub name: Option<Arc<str>>,
+    ranges
+        .into_iter()
+        .filter(|&(.., executable)| executable)
+        .map(|(start, end, _)| (start, end))
+        .collect()
 }
 
 /// The executable mappings of one address space, with the modules ever seen in it.
 #[derive(Debug, Default)]
 pub struct Mappings {
-    executable: Vec<(u64, u64, u64, Arc<Module>)>,
+    executable: Vec<CodeRange>,
+    reserved: Vec<(u64, u64)>,
     modules: HashMap<ModuleKey, Arc<Module>>,
     trampoline: Option<u64>,
     debug_files: DebugFiles,
@@ -177,9 +163,12 @@ impl Mappings {
         }
     }
 
-    /// Forgets all: the process has a new address space.
+    /// Forgets what is mapped where: the process has a new address space. Modules stay known.
     pub fn start_over(&mut self) {
-        *self = Self::new(std::mem::take(&mut self.debug_files));
+        self.executable.clear();
+        self.reserved.clear();
+        self.trampoline = None;
+        self.jit = None;
     }
 
     /// Reads the mappings anew. Of those that are gone, the modules stay known.
@@ -194,6 +183,7 @@ impl Mappings {
         }
         self.root = Root::of(pid).ok().or(self.root.take());
         let root_path = fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
+        self.reserved = reserved_for_code(&mappings);
         self.executable.clear();
         for mapping in mappings.into_iter().filter(|mapping| mapping.executable) {
             if mapping.path == Path::new("[uprobes]") {
@@ -204,7 +194,12 @@ impl Mappings {
             if module.may_be_jit() && self.jit.is_none() {
                 self.jit = Some(PerfMap::of(pid));
             }
-            self.executable.push((start, end, offset, module));
+            self.executable.push(CodeRange {
+                start,
+                end,
+                offset,
+                module,
+            });
         }
         self.refresh_names();
         Ok(())
@@ -243,12 +238,18 @@ impl Mappings {
     pub fn locate(&self, address: u64) -> Option<Location> {
         let after = self
             .executable
-            .partition_point(|&(start, ..)| start <= address);
-        let (start, end, offset, module) = self.executable.get(after.checked_sub(1)?)?;
-        (address < *end).then(|| Location {
-            module: Arc::clone(module),
-            offset: address - start + if module.file.is_some() { *offset } else { 0 },
-            name: module
+            .partition_point(|range| range.start <= address);
+        let range = self.executable.get(after.checked_sub(1)?)?;
+        let from = if range.module.file.is_some() {
+            range.offset
+        } else {
+            0
+        };
+        (address < range.end).then(|| Location {
+            module: Arc::clone(&range.module),
+            offset: address - range.start + from,
+            name: range
+                .module
                 .may_be_jit()
                 .then(|| self.jit_name(address))
                 .flatten(),
@@ -277,6 +278,17 @@ impl Mappings {
     /// Why names of JIT code are missing.
     pub fn jit_problem(&self) -> Option<&str> {
         self.jit.as_ref()?.problem()
+    }
+
+    /// The executable mappings, sorted by address.
+    pub fn executable(&self) -> &[CodeRange] {
+        &self.executable
+    }
+
+    /// Address ranges without a file in which some mapping is executable, and the others next to it
+    /// may become so at any time: what programs that generate code reserve for it.
+    pub fn reserved_for_code(&self) -> &[(u64, u64)] {
+        &self.reserved
     }
 
     /// Address of the kernel's return trampoline, once the target has it.

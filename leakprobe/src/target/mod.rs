@@ -7,6 +7,7 @@ mod allocator;
 mod debug_files;
 pub mod elf;
 mod mappings;
+mod module;
 mod object;
 mod perf_map;
 mod process;
@@ -15,7 +16,8 @@ mod root;
 
 pub use allocator::{Allocator, Function};
 pub use debug_files::DebugFiles;
-pub use mappings::{Location, Mapping, Mappings, Module};
+pub use mappings::{Mapping, Mappings};
+pub use module::{CodeRange, Location, Module};
 pub use object::ElfObject;
 pub use process::Process;
 

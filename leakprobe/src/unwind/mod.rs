@@ -2,8 +2,24 @@
 //! kernel side walks stacks by.
 //!
 //! `image` reads an object with bounds; `cfi` makes rules of its unwind information, `synth` of its
-//! code where there is none.
+//! code where there is none, `object` puts both together. `table` packs the rules of an object, `kernel`
+//! puts tables into the kernel side's maps, and `unwinder` keeps them in step with what the target has
+//! mapped.
+//!
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
+
+pub mod cfi;
+pub mod image;
+mod kernel;
+mod object;
+pub mod synth;
+mod table;
+#[cfg(test)]
+mod test_elf;
+mod unwinder;
+
+pub use kernel::KernelTables;
+pub use unwinder::Unwinder;
 
 pub use leakprobe_common::{FpRule, Rule, RuleKind};
 

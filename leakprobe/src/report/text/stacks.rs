@@ -61,6 +61,9 @@ pub fn write(
             ages(stack),
         )?;
         write_frames(&stack.frames, options.width, styles, out)?;
+        if let Some(end) = words::end(stack) {
+            writeln!(out, "{:INDENT$}{dim}{end}{dim:#}", "")?;
+        }
     }
     Ok(())
 }

@@ -1,14 +1,18 @@
-//! Reads whole hash maps with few system calls: aya reads one entry per call, which takes seconds
-//! for a million blocks.
+//! What aya does not offer: many map entries in one system call (one call for each takes seconds for
+//! a million blocks), and waiting for the programs that are running.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use leakprobe_common::{Block, BlockKey, StackKey, StackTotals};
+use leakprobe_common::{
+    Block, BlockKey, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals,
+};
 
 /// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_MAP_UPDATE_BATCH`, likewise.
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 
 /// Entries per system call to begin with. More than any bucket of a well-filled map holds.
 const ENTRIES: usize = 16 * 1024;
@@ -33,7 +37,9 @@ struct BatchAttr {
 /// The kernel writes arbitrary bytes into them.
 pub unsafe trait Plain: Copy {}
 
-// SAFETY: all of them are `repr(C)` structures of u64.
+// SAFETY: a number.
+unsafe impl Plain for u64 {}
+// SAFETY: all of them are `repr(C)` structures of numbers that fill them.
 unsafe impl Plain for BlockKey {}
 // SAFETY: as above.
 unsafe impl Plain for Block {}
@@ -41,6 +47,49 @@ unsafe impl Plain for Block {}
 unsafe impl Plain for StackKey {}
 // SAFETY: as above.
 unsafe impl Plain for StackTotals {}
+// SAFETY: as above.
+unsafe impl Plain for Rule {}
+// SAFETY: as above.
+unsafe impl Plain for Page {}
+// SAFETY: as above.
+unsafe impl Plain for CodeMappings {}
+// SAFETY: an array of numbers.
+unsafe impl Plain for RuleCache {}
+
+/// Writes `values` to an array from entry `first` on.
+///
+/// # Errors
+///
+/// What the kernel answers; nobody knows how many were written then.
+pub fn write_range<V: Plain>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<u32> = (first..).take(values.len()).collect();
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: values.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `count` keys and values of the map's sizes.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_UPDATE_BATCH,
+            &raw mut attr,
+            size_of::<BatchAttr>(),
+        )
+    };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
 
 /// Calls `each` with every entry of a hash map. Entries that come or go meanwhile may be among
 /// them or not.
@@ -103,4 +152,19 @@ pub fn for_each<K: Plain, V: Plain>(
         position = next;
         first = false;
     }
+}
+
+/// Returns when no BPF program runs any more that began before.
+///
+/// # Errors
+///
+/// If the kernel does not offer it, where CPUs run without a clock tick.
+pub fn wait_for_programs() -> io::Result<()> {
+    // Programs of uprobes run in an RCU read section, and this waits for all of those.
+    // SAFETY: the system call takes integers.
+    let status = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

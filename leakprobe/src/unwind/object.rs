@@ -1,0 +1,95 @@
+//! All rules of one object: from its unwind information, and from its code where there is none.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use super::image::Image;
+use super::synth::{self, Code};
+use super::{NONE, RuleAt, cfi};
+
+/// Less than this between two functions is what aligns the second one.
+const MIN_GAP: u64 = 16;
+
+/// The rules of an object, sorted by address.
+///
+/// # Errors
+///
+/// If it cannot be read, or has more than the limits allow.
+pub fn rules(image: &Image, threads: usize) -> Result<Vec<RuleAt>> {
+    let known = cfi::rows(image, threads)?;
+    let gaps = gaps(image, &known);
+    if gaps.is_empty() {
+        return Ok(known);
+    }
+    // A symbol table that cannot be read is no reason to do without the rest.
+    let symbols = image.functions().unwrap_or_default();
+    let functions: Vec<Range<u64>> = symbols
+        .list()
+        .iter()
+        .filter(|function| function.typed && is_within(&gaps, function.address))
+        .map(|function| function.address..function.address.saturating_add(function.size))
+        .collect();
+    let framed: Vec<u64> = symbols
+        .list()
+        .iter()
+        .filter(|symbol| is_within(&gaps, symbol.address))
+        .filter(|symbol| symbols.name(symbol).starts_with(EMBEDDED_BUILTINS))
+        .map(|symbol| symbol.address)
+        .collect();
+    let made = synth::rows(&Code {
+        read: &|range| image.bytes(range).ok(),
+        gaps: &gaps,
+        functions: &functions,
+        entry: image.entry(),
+        pointers: &[],
+        framed: &framed,
+    });
+    Ok(cfi::fill(&known, &made))
+}
+
+/// Where V8's embedded builtins begin.
+const EMBEDDED_BUILTINS: &[u8] = b"v8_Default_embedded_blob_code_";
+
+/// Parts of the executable segments that no rule is about.
+fn gaps(image: &Image, known: &[RuleAt]) -> Vec<Range<u64>> {
+    let mut segments: Vec<Range<u64>> = image
+        .segments()
+        .iter()
+        .map(|segment| segment.address..segment.address + segment.file_size)
+        .collect();
+    segments.sort_by_key(|segment| segment.start);
+    let mut gaps = Vec::new();
+    for segment in segments {
+        let first = known.partition_point(|row| row.address < segment.start);
+        let last = known.partition_point(|row| row.address < segment.end);
+        let before = first
+            .checked_sub(1)
+            .map_or(NONE, |before| known[before].rule);
+        let mut unknown_since = (before == NONE).then_some(segment.start);
+        let end = RuleAt {
+            address: segment.end,
+            rule: super::UNSUPPORTED,
+        };
+        for row in known[first..last].iter().chain([&end]) {
+            match (row.rule == NONE, unknown_since) {
+                (true, None) => unknown_since = Some(row.address),
+                (false, Some(start)) => {
+                    if row.address.saturating_sub(start) >= MIN_GAP {
+                        gaps.push(start..row.address);
+                    }
+                    unknown_since = None;
+                }
+                _ => {}
+            }
+        }
+    }
+    gaps
+}
+
+fn is_within(gaps: &[Range<u64>], address: u64) -> bool {
+    let after = gaps.partition_point(|gap| gap.start <= address);
+    after
+        .checked_sub(1)
+        .is_some_and(|gap| gaps[gap].contains(&address))
+}
