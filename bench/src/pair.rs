@@ -12,7 +12,6 @@ use crate::goal::{Goals, median};
 /// Most that leakprobe may cost, as a multiple of the floor.
 const GOAL: f64 = 2.5;
 
-
 /// How much to measure.
 #[derive(clap::Args)]
 pub struct Options {

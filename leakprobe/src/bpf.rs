@@ -5,7 +5,9 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use leakprobe_common::{Block, BlockKey, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals};
+use leakprobe_common::{
+    Block, BlockKey, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals,
+};
 
 /// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;

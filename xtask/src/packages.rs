@@ -35,7 +35,9 @@ pub const TESTS: &[&str] = &[
     "musl",
     "musl-tools",
     "nodejs",
+    "openjdk-17-jdk-headless",
     "python3",
+    "xz-utils",
 ];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
@@ -58,10 +60,12 @@ const MARKERS: &[(&str, &str)] = &[
     ("libxml2-utils", "/usr/bin/xmllint"),
     ("musl-tools", "musl-gcc"),
     ("nodejs", "/usr/bin/node"),
+    ("openjdk-17-jdk-headless", "/usr/bin/jcmd"),
     ("python3", "/usr/bin/python3"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
+    ("xz-utils", "xz"),
 ];
 
 /// Makes sure that all of these packages, or the same programs from elsewhere, are here.

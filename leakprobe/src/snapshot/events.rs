@@ -74,9 +74,8 @@ mod tests {
         };
         event.frames[..2].copy_from_slice(&[0x10, 0x20]);
         // SAFETY: the type is plain data without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const event).cast::<u8>(), 32 + 2 * 8)
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts((&raw const event).cast::<u8>(), 32 + 2 * 8) };
         let read = Event::parse(bytes).unwrap();
         let expected = Event::Stack {
             key: StackKey { id: 7, space: 1 },

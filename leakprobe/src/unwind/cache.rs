@@ -77,9 +77,19 @@ impl Cache {
         Some(Self { directory })
     }
 
-    /// The slot of an object; `None` if it cannot be read or is too large.
-    pub fn slot(&self, object: &File, build_id: Option<&[u8]>, threads: usize) -> Option<Slot> {
-        let key = hash(object, threads).ok()??;
+    /// The slot of an object and its debug file; `None` if they cannot be read or are too large.
+    pub fn slot(
+        &self,
+        object: &File,
+        debug: Option<&File>,
+        build_id: Option<&[u8]>,
+        threads: usize,
+    ) -> Option<Slot> {
+        let mut key = hash(object, threads).ok()??;
+        if let Some(debug) = debug {
+            let debug = hash(debug, threads).ok()??;
+            key = blake3::hash(&[*key.as_bytes(), *debug.as_bytes()].concat());
+        }
         let id = build_id.unwrap_or_default();
         let id: String = id.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
         let name = format!("{}-{}", if id.is_empty() { "none" } else { &id }, key.to_hex());
@@ -274,16 +284,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().join("new")).unwrap();
         let large: Vec<u8> = (0..3 * BLOCK + 7).map(|n| (n % 251) as u8).collect();
-        let slot = cache.slot(&object(&large), Some(&[0xab; 20]), 2).unwrap();
+        let slot = cache.slot(&object(&large), None, Some(&[0xab; 20]), 2).unwrap();
         assert!(slot.load().is_none());
         cache.store(&slot, &table()).unwrap();
-        let again = cache.slot(&object(&large), Some(&[0xab; 20]), 3).unwrap();
+        let again = cache.slot(&object(&large), None, Some(&[0xab; 20]), 3).unwrap();
         assert_eq!(again.load(), Some(table()));
         // The same build id does not help an object that is another one.
         for at in [0, BLOCK, large.len() - 1] {
             let mut other = large.clone();
             other[at] ^= 1;
-            let slot = cache.slot(&object(&other), Some(&[0xab; 20]), 2).unwrap();
+            let slot = cache.slot(&object(&other), None, Some(&[0xab; 20]), 2).unwrap();
             assert!(slot.load().is_none());
         }
     }

@@ -12,9 +12,8 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use leakprobe_common::{
-    CACHE_ENTRIES, CACHE_GENERATION_BITS, CHUNK_ROWS, Chunk, CodeMapping, CodeMappings, Control, MAX_CHUNKS, MAX_MAPPINGS, MAX_PAGES,
-    MAX_RULES, Page, Row, Rule, RuleCache,
-    TABLES_UNCACHED,
+    CACHE_ENTRIES, CACHE_GENERATION_BITS, CHUNK_ROWS, Chunk, CodeMapping, CodeMappings, Control,
+    MAX_CHUNKS, MAX_MAPPINGS, MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_UNCACHED,
 };
 use thiserror::Error;
 

@@ -11,13 +11,16 @@ use super::{NONE, RuleAt, cfi};
 /// Less than this between two functions is what aligns the second one.
 const MIN_GAP: u64 = 16;
 
-/// The rules of an object, sorted by address.
+/// The rules of an object, sorted by address; `debug` is its debug file, if there is one.
 ///
 /// # Errors
 ///
 /// If it cannot be read, or has more than the limits allow.
-pub fn rules(image: &Image, threads: usize) -> Result<Vec<RuleAt>> {
-    let known = cfi::rows(image, threads)?;
+pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
+    let mut known = cfi::rows(image, threads)?;
+    if let Some(more) = debug.and_then(|debug| cfi::rows(debug, threads).ok()) {
+        known = cfi::fill(&known, &more);
+    }
     let gaps = gaps(image, &known);
     if gaps.is_empty() {
         return Ok(known);
@@ -63,9 +66,14 @@ fn gaps(image: &Image, known: &[RuleAt]) -> Vec<Range<u64>> {
     for segment in segments {
         let first = known.partition_point(|row| row.address < segment.start);
         let last = known.partition_point(|row| row.address < segment.end);
-        let before = first.checked_sub(1).map_or(NONE, |before| known[before].rule);
+        let before = first
+            .checked_sub(1)
+            .map_or(NONE, |before| known[before].rule);
         let mut unknown_since = (before == NONE).then_some(segment.start);
-        let end = RuleAt { address: segment.end, rule: super::UNSUPPORTED };
+        let end = RuleAt {
+            address: segment.end,
+            rule: super::UNSUPPORTED,
+        };
         for row in known[first..last].iter().chain([&end]) {
             match (row.rule == NONE, unknown_since) {
                 (true, None) => unknown_since = Some(row.address),
@@ -84,5 +92,7 @@ fn gaps(image: &Image, known: &[RuleAt]) -> Vec<Range<u64>> {
 
 fn is_within(gaps: &[Range<u64>], address: u64) -> bool {
     let after = gaps.partition_point(|gap| gap.start <= address);
-    after.checked_sub(1).is_some_and(|gap| gaps[gap].contains(&address))
+    after
+        .checked_sub(1)
+        .is_some_and(|gap| gaps[gap].contains(&address))
 }

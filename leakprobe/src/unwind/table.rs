@@ -42,8 +42,10 @@ impl Table {
             rest = after;
             let first = table.rows.len();
             let known = table.rules.len();
-            let carried = (here.first().is_none_or(|row| row.address > start))
-                .then_some(RuleAt { address: start, rule: in_force });
+            let carried = (here.first().is_none_or(|row| row.address > start)).then_some(RuleAt {
+                address: start,
+                rule: in_force,
+            });
             let mut fits = true;
             let mut before = None;
             for row in carried.iter().chain(here) {
@@ -129,7 +131,10 @@ mod tests {
                 rule: if address % 2 == 0 { SIGNAL } else { NONE },
             })
             .collect();
-        rules.push(RuleAt { address: PAGE_SIZE + 8, rule: SIGNAL });
+        rules.push(RuleAt {
+            address: PAGE_SIZE + 8,
+            rule: SIGNAL,
+        });
         let table = Table::pack(&rules);
         assert_eq!((table.crowded_pages, table.pages[0].count), (1, 0));
         assert_eq!(table.find(17), None);

@@ -13,8 +13,8 @@ use leakprobe_common::CodeMapping;
 use super::cache::Cache;
 use super::image::Image;
 use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
-use super::table::Table;
 use super::object;
+use super::table::Table;
 use crate::target::{CodeRange, Mappings, Module};
 
 /// More bytes than any vDSO has.
@@ -98,7 +98,10 @@ impl Unwinder {
             let code = match built {
                 Ok(Some((table, segments))) => {
                     if table.crowded_pages > 0 {
-                        self.note(&module, "some of its code has more unwind rows than are kept");
+                        self.note(
+                            &module,
+                            "some of its code has more unwind rows than are kept",
+                        );
                     }
                     match self.kernel.load(&table) {
                         Ok(place) => Code::Table(place, segments),
@@ -121,8 +124,10 @@ impl Unwinder {
     }
 
     fn note(&mut self, module: &Module, problem: &str) {
-        self.problems
-            .insert(module.path.to_string_lossy().into_owned(), problem.to_owned());
+        self.problems.insert(
+            module.path.to_string_lossy().into_owned(),
+            problem.to_owned(),
+        );
     }
 
     /// What the kernel side is to know of the mappings.
@@ -159,15 +164,20 @@ impl Unwinder {
                 Some(entry)
             })
             .collect();
-        entries.extend(mappings.reserved_for_code().iter().map(|&(start, end)| CodeMapping {
-            start,
-            end,
-            bias: 0,
-            first_page: 0,
-            pages: 0,
-            rule: FRAME_POINTER_NUMBER,
-            unused: 0,
-        }));
+        entries.extend(
+            mappings
+                .reserved_for_code()
+                .iter()
+                .map(|&(start, end)| CodeMapping {
+                    start,
+                    end,
+                    bias: 0,
+                    first_page: 0,
+                    pages: 0,
+                    rule: FRAME_POINTER_NUMBER,
+                    unused: 0,
+                }),
+        );
         entries.sort_by_key(|entry| entry.start);
         entries
     }
@@ -233,8 +243,7 @@ fn build(
             if file.read_exact_at(&mut magic, 0).is_err() || &magic != b"\x7fELF" {
                 return Ok(None); // code in a file of the program's own making
             }
-            let image = Image::open(file)?;
-            return with_cache(cache, file, &image, threads).map(Some);
+            return with_cache(cache, file, range.module.debug.as_ref(), threads).map(Some);
         }
         None if range.module.path == Path::new("[vdso]") => Image::from_memory(vdso(pid, range)?)?,
         None if range.module.path.as_os_str().is_empty()
@@ -242,21 +251,32 @@ fn build(
         {
             return Ok(None);
         }
-        None => bail!("it has no file that could be read"),
+        // The kernel's own, from which nobody calls.
+        None if range.module.path == Path::new("[uprobes]") => return Ok(Some(Built::default())),
+        None if range.module.path == Path::new("[vsyscall]") => return Ok(Some(Built::default())),
+        None => bail!("its file could not be opened"),
     };
-    make(&image, threads).map(Some)
+    make(&image, None, threads).map(Some)
 }
 
 /// The table of an object that was seen before, or else a new one.
-fn with_cache(cache: Option<&Cache>, file: &File, image: &Image, threads: usize) -> Result<Built> {
+fn with_cache(
+    cache: Option<&Cache>,
+    file: &File,
+    debug: Option<&File>,
+    threads: usize,
+) -> Result<Built> {
+    let image = Image::open(file)?;
     let slot = cache.and_then(|cache| {
         let build_id = image.build_id();
-        Some((cache, cache.slot(file, build_id.as_deref(), threads)?))
+        Some((cache, cache.slot(file, debug, build_id.as_deref(), threads)?))
     });
     if let Some(table) = slot.as_ref().and_then(|(_, slot)| slot.load()) {
-        return Ok((table, segments(image)));
+        return Ok((table, segments(&image)));
     }
-    let built = make(image, threads)?;
+    // A debug file that cannot be read is no reason to do without the rest.
+    let debug = debug.and_then(|debug| Image::open(debug).ok());
+    let built = make(&image, debug.as_ref(), threads)?;
     if let Some((cache, slot)) = slot
         && let Err(error) = cache.store(&slot, &built.0)
     {
@@ -265,8 +285,8 @@ fn with_cache(cache: Option<&Cache>, file: &File, image: &Image, threads: usize)
     Ok(built)
 }
 
-fn make(image: &Image, threads: usize) -> Result<Built> {
-    let rules = object::rules(image, threads)?;
+fn make(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Built> {
+    let rules = object::rules(image, debug, threads)?;
     Ok((Table::pack(&rules), segments(image)))
 }
 
@@ -295,10 +315,7 @@ fn address_of(segments: &[(u64, u64, u64)], offset: u64) -> Option<u64> {
         const PAGE: u64 = 4096;
         let from = start - start % PAGE;
         let within = offset.checked_sub(from)?;
-        (offset < start.saturating_add(size)).then(|| {
-            address
-                .wrapping_sub(start % PAGE)
-                .wrapping_add(within)
-        })
+        (offset < start.saturating_add(size))
+            .then(|| address.wrapping_sub(start % PAGE).wrapping_add(within))
     })
 }
