@@ -103,6 +103,15 @@ fn read_elf(bytes: &[u8]) -> Result<usize> {
     let image = Image::from_memory(bytes.to_vec())?;
     let segments = image.segments();
     assert!(segments.is_sorted_by(|a, b| a.end() <= b.address));
+    for segment in segments {
+        for start in [segment.address, segment.end() - 1] {
+            for end in [start.saturating_add(64), u64::MAX] {
+                if let Ok(code) = image.code(start..end) {
+                    assert_eq!(code.len() as u64, end - start);
+                }
+            }
+        }
+    }
     if let Ok(functions) = image.functions() {
         assert!(
             functions
