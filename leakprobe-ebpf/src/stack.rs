@@ -141,7 +141,8 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
     let ip = if fp_rule == FpRule::Cfa as u8 && rule.fp_offset == -2 {
         // Side by side, as `push %rbp` at a function's entry leaves them.
         // SAFETY: the helper checks the address.
-        let Ok([fp, ip]) = (unsafe { bpf_probe_read_user(place.wrapping_sub(8) as *const [u64; 2]) })
+        let Ok([fp, ip]) =
+            (unsafe { bpf_probe_read_user(place.wrapping_sub(8) as *const [u64; 2]) })
         else {
             return thread.stop(StackEnd::UnreadableStack);
         };
@@ -162,7 +163,8 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
             thread.walk.fp = if fp_rule == FpRule::Lost as u8 {
                 0
             } else {
-                let Some(fp) = read_user(base.wrapping_add((rule.fp_offset as i64 * 8) as u64)) else {
+                let Some(fp) = read_user(base.wrapping_add((rule.fp_offset as i64 * 8) as u64))
+                else {
                     return thread.stop(StackEnd::UnreadableStack);
                 };
                 fp

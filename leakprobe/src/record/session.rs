@@ -17,7 +17,8 @@ use crate::cli::Config;
 use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::report::{escape, human};
 use crate::snapshot::counts::{
-    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS,
+    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR,
+    UNREADABLE_EVENTS,
 };
 use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};

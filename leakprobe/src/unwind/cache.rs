@@ -61,7 +61,10 @@ impl Cache {
 
     /// A cache in some directory, which is made if it is not there.
     pub fn at(directory: PathBuf) -> Option<Self> {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&directory);
+        let made = DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&directory);
         let metadata = fs::symlink_metadata(&directory).ok()?;
         let ours = metadata.is_dir()
             && metadata.uid() == nix::unistd::geteuid().as_raw()
@@ -70,7 +73,9 @@ impl Cache {
             log::debug!(
                 "unwind tables are not kept in `{}`: {}",
                 directory.display(),
-                made.err().map_or("it belongs to others too".to_owned(), |error| error.to_string())
+                made.err()
+                    .map_or("it belongs to others too".to_owned(), |error| error
+                        .to_string())
             );
             return None;
         }
@@ -91,8 +96,16 @@ impl Cache {
             key = blake3::hash(&[*key.as_bytes(), *debug.as_bytes()].concat());
         }
         let id = build_id.unwrap_or_default();
-        let id: String = id.iter().take(20).map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{}-{}", if id.is_empty() { "none" } else { &id }, key.to_hex());
+        let id: String = id
+            .iter()
+            .take(20)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let name = format!(
+            "{}-{}",
+            if id.is_empty() { "none" } else { &id },
+            key.to_hex()
+        );
         Some(Slot {
             key,
             path: self.directory.join(name),
@@ -171,7 +184,11 @@ fn hash(file: &File, threads: usize) -> io::Result<Option<Key>> {
             .collect();
         workers
             .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+            .map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            })
             .collect()
     });
     let mut all = blake3::Hasher::new();
@@ -268,8 +285,14 @@ mod tests {
 
     fn table() -> Table {
         Table::pack(&[
-            RuleAt { address: 0x1_0010, rule: FRAME_POINTER },
-            RuleAt { address: 0x3_0020, rule: END },
+            RuleAt {
+                address: 0x1_0010,
+                rule: FRAME_POINTER,
+            },
+            RuleAt {
+                address: 0x3_0020,
+                rule: END,
+            },
         ])
     }
 
@@ -284,16 +307,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = Cache::at(directory.path().join("new")).unwrap();
         let large: Vec<u8> = (0..3 * BLOCK + 7).map(|n| (n % 251) as u8).collect();
-        let slot = cache.slot(&object(&large), None, Some(&[0xab; 20]), 2).unwrap();
+        let slot = cache
+            .slot(&object(&large), None, Some(&[0xab; 20]), 2)
+            .unwrap();
         assert!(slot.load().is_none());
         cache.store(&slot, &table()).unwrap();
-        let again = cache.slot(&object(&large), None, Some(&[0xab; 20]), 3).unwrap();
+        let again = cache
+            .slot(&object(&large), None, Some(&[0xab; 20]), 3)
+            .unwrap();
         assert_eq!(again.load(), Some(table()));
         // The same build id does not help an object that is another one.
         for at in [0, BLOCK, large.len() - 1] {
             let mut other = large.clone();
             other[at] ^= 1;
-            let slot = cache.slot(&object(&other), None, Some(&[0xab; 20]), 2).unwrap();
+            let slot = cache
+                .slot(&object(&other), None, Some(&[0xab; 20]), 2)
+                .unwrap();
             assert!(slot.load().is_none());
         }
     }

@@ -196,11 +196,7 @@ impl Unwinder {
 }
 
 /// Builds the tables of some modules, on all CPUs; `None` for generated code.
-fn build_all(
-    pid: u32,
-    ranges: &[&CodeRange],
-    cache: Option<&Cache>,
-) -> Vec<Result<Option<Built>>> {
+fn build_all(pid: u32, ranges: &[&CodeRange], cache: Option<&Cache>) -> Vec<Result<Option<Built>>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let mut results: Vec<Option<Result<Option<Built>>>> = ranges.iter().map(|_| None).collect();
@@ -269,7 +265,10 @@ fn with_cache(
     let image = Image::open(file)?;
     let slot = cache.and_then(|cache| {
         let build_id = image.build_id();
-        Some((cache, cache.slot(file, debug, build_id.as_deref(), threads)?))
+        Some((
+            cache,
+            cache.slot(file, debug, build_id.as_deref(), threads)?,
+        ))
     });
     if let Some(table) = slot.as_ref().and_then(|(_, slot)| slot.load()) {
         return Ok((table, segments(&image)));
