@@ -17,9 +17,10 @@ fn key(address: u64) -> BlockKey {
     }
 }
 
-/// Records a block that the allocator gave to a thread, which has the frames of its stack.
+/// Records a block that the allocator gave to a thread, which has the frames of its stack unless they
+/// were sent (`announced`).
 #[inline(always)]
-pub fn record(address: u64, block: &Block, thread: &mut Thread) {
+pub fn record(address: u64, block: &Block, thread: &mut Thread, announced: u64) {
     let key = key(address);
     let stack = StackKey {
         id: block.stack,
@@ -47,7 +48,7 @@ pub fn record(address: u64, block: &Block, thread: &mut Thread) {
         add(&raw mut (*totals).allocated_bytes, block.size);
         add(&raw mut (*totals).allocated_count, 1);
         if core::ptr::read_volatile(&raw const (*totals).announced) == 0 {
-            if stack::announce(thread, &stack) == 1 {
+            if announced == 1 || stack::announce(thread, &stack) == 1 {
                 core::ptr::write_volatile(&raw mut (*totals).announced, 1);
             } else {
                 count(Counter::StackEventsLost);

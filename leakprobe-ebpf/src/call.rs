@@ -95,6 +95,7 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
         return 0;
     };
     if !thread.admits(sp, arch::frame_pointer(regs)) {
+        thread.note_nested(sp);
         return 0;
     }
     let depth = thread.depth;
@@ -127,6 +128,10 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
             None => count(Counter::UnknownFrees),
         }
     }
+    if depth != 0 {
+        // In a signal handler: the frames of the call that it interrupted are about to go.
+        stack::announce_interrupted(thread, depth - 1);
+    }
     let start = Start {
         ip,
         sp,
@@ -135,6 +140,7 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
     let stack = stack::identify(start, thread);
     let call = thread.call(depth);
     call.stack = stack;
+    call.announced = 0;
     thread.depth = depth + 1;
     0
 }
@@ -215,7 +221,8 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         stack: call.stack,
         time,
     };
-    blocks::record(address, &block, thread);
+    let announced = call.announced;
+    blocks::record(address, &block, thread, announced);
 }
 
 /// The entry of a function that takes a block back.

@@ -10,12 +10,12 @@ use core::ffi::{c_long, c_void};
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_ringbuf_output};
 use leakprobe_common::{
-    Counter, EventKind, FRAME_EXACT, FpRule, MAX_FRAMES, MAX_NESTED_CALLS, Rule, RuleKind,
+    Control, Counter, EventKind, FRAME_EXACT, FpRule, MAX_FRAMES, MAX_NESTED_CALLS, Rule, RuleKind,
     STACK_END_SHIFT, StackEnd, StackEvent, StackKey,
 };
 
 use crate::arch;
-use crate::maps::{EVENTS, count, opaque, read_user};
+use crate::maps::{EVENTS, control, count, opaque, read_user};
 use crate::thread::Thread;
 use crate::unwind::{self, NO_MAPPING, RULES, Tables};
 
@@ -95,6 +95,10 @@ impl Thread {
             if (level as u64) < self.depth && call.sp == place {
                 return call.ip;
             }
+            let nested = &self.returns[level];
+            if nested.place == place {
+                return nested.address;
+            }
             level += 1;
         }
         address
@@ -137,7 +141,8 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
     let ip = if fp_rule == FpRule::Cfa as u8 && rule.fp_offset == -2 {
         // Side by side, as `push %rbp` at a function's entry leaves them.
         // SAFETY: the helper checks the address.
-        let Ok([fp, ip]) = (unsafe { bpf_probe_read_user(place.wrapping_sub(8) as *const [u64; 2]) })
+        let Ok([fp, ip]) =
+            (unsafe { bpf_probe_read_user(place.wrapping_sub(8) as *const [u64; 2]) })
         else {
             return thread.stop(StackEnd::UnreadableStack);
         };
@@ -158,7 +163,8 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
             thread.walk.fp = if fp_rule == FpRule::Lost as u8 {
                 0
             } else {
-                let Some(fp) = read_user(base.wrapping_add((rule.fp_offset as i64 * 8) as u64)) else {
+                let Some(fp) = read_user(base.wrapping_add((rule.fp_offset as i64 * 8) as u64))
+                else {
                     return thread.stop(StackEnd::UnreadableStack);
                 };
                 fp
@@ -305,4 +311,19 @@ pub fn announce(thread: &mut Thread, key: &StackKey) -> u64 {
         )
     };
     (status == 0) as u64
+}
+
+/// Sends the frames of a call that a signal handler has interrupted, before they are written over.
+#[inline(never)]
+pub fn announce_interrupted(thread: &mut Thread, level: u64) -> u64 {
+    let key = StackKey {
+        id: thread.call(level).stack,
+        space: control(Control::Space),
+    };
+    let sent = announce(thread, &key);
+    let call = thread.call(level);
+    if call.announced == 0 {
+        call.announced = sent;
+    }
+    sent
 }

@@ -40,6 +40,8 @@ pub struct Call {
     pub address: u64,
     /// Id of the stack, taken at entry.
     pub stack: u64,
+    /// 1 if the frames of that stack were sent already.
+    pub announced: u64,
     /// Below this stack pointer runs a signal handler that interrupted the call; 0: none did.
     pub handler_below: u64,
     /// 1 if that handler may run on an alternate stack.
@@ -48,6 +50,14 @@ pub struct Call {
     pub has_old: u64,
     /// The block that is being replaced.
     pub old: Block,
+}
+
+/// Where a return address was, and what it was.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Return {
+    pub place: u64,
+    pub address: u64,
 }
 
 /// What is known of a thread.
@@ -60,6 +70,10 @@ pub struct Thread {
     pub freed: u64,
     pub freed_sp: u64,
     pub calls: [Call; MAX_NESTED_CALLS],
+    /// How many nested calls there were, which is where the next one's return address goes.
+    pub nested: u64,
+    /// Return addresses of the nested calls last seen, which the kernel replaced like those of `calls`.
+    pub returns: [Return; MAX_NESTED_CALLS],
     /// The walk of its stack that is under way.
     pub walk: Walk,
     /// The stack walked last, as it is sent.
@@ -73,6 +87,7 @@ const NO_CALL: Call = Call {
     size: 0,
     address: 0,
     stack: 0,
+    announced: 0,
     handler_below: 0,
     handler_elsewhere: 0,
     has_old: 0,
@@ -89,6 +104,11 @@ static NEW_THREAD: Thread = Thread {
     freed: 0,
     freed_sp: 0,
     calls: [NO_CALL; MAX_NESTED_CALLS],
+    nested: 0,
+    returns: [Return {
+        place: 0,
+        address: 0,
+    }; MAX_NESTED_CALLS],
     walk: Walk::NONE,
     trace: StackEvent {
         kind: 0,
@@ -113,6 +133,22 @@ impl Thread {
     pub fn top(&mut self) -> Option<&mut Call> {
         let depth = self.depth;
         (depth != 0).then(|| self.call(depth - 1))
+    }
+
+    /// Notes the return address of a nested call, which a signal handler's stack may lead through.
+    #[inline(always)]
+    pub fn note_nested(&mut self, place: u64) {
+        // A tail call finds the trampoline there, whose real address is known already.
+        if let Some(address) = arch::return_address(place)
+            && address & 4095 != 0
+        {
+            let slot = opaque(self.nested) & (MAX_NESTED_CALLS as u64 - 1);
+            // SAFETY: the mask keeps the slot below MAX_NESTED_CALLS, a power of two.
+            unsafe {
+                *self.returns.get_unchecked_mut(slot as usize) = Return { place, address };
+            }
+            self.nested = self.nested.wrapping_add(1);
+        }
     }
 
     /// Drops the innermost call, which will never return.

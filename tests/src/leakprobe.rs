@@ -51,6 +51,11 @@ impl Leakprobe {
         self.process.stderr_line("recording ");
     }
 
+    /// Waits until it prints a line with this text in it.
+    pub fn wait_for_output(&self, text: &str) {
+        while !self.process.line(text).contains(text) {}
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);

@@ -75,14 +75,21 @@ impl Target {
     /// Starts a script with the musl Node in PID and mount namespaces of its own, its root file
     /// system a plain directory: a container without a container runtime.
     pub fn in_chroot(script: &Path) -> Target {
-        let inside = r#"mount --bind "$2" "$1/leak.js" && mount -t proc proc "$1/proc" &&
-            exec chroot "$1" /usr/bin/node /leak.js"#;
+        Target::in_chroot_with(script, &[])
+    }
+
+    /// The same with options for Node.
+    pub fn in_chroot_with(script: &Path, options: &[&str]) -> Target {
+        let inside = r#"root=$1 && mount --bind "$2" "$1/leak.js" && mount -t proc proc "$1/proc" &&
+            mount -t tmpfs tmpfs "$1/tmp" && shift 2 &&
+            exec chroot "$root" /usr/bin/node "$@" /leak.js"#;
         let mut target = Target::start(
             Command::new("unshare")
                 .args(["--pid", "--mount", "--fork", "--kill-child"])
                 .args(["sh", "-c", inside, "sh"])
                 .arg(rootfs())
-                .arg(script),
+                .arg(script)
+                .args(options),
         );
         let unshare = target.pid;
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))

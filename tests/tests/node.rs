@@ -58,6 +58,47 @@ fn glibc_node() {
     run.check_svg("node::");
 }
 
+/// What V8 writes beside the map.
+const V8_LOG: &str = "/tmp/leakprobe-test-v8.log";
+
+/// Node options that give every JS function code of its own, and names of it.
+const PERF_MAP: &[&str] = &[
+    "--perf-basic-prof",
+    "--interpreted-frames-native-stack",
+    "--no-logfile-per-isolate",
+    "--logfile=/tmp/leakprobe-test-v8.log",
+];
+
+#[test]
+fn javascript_of_the_glibc_node_has_names() {
+    let test = "javascript_of_the_glibc_node_has_names";
+    if !ready(test, &[Need::File("/usr/bin/node"), XMLLINT]) {
+        return;
+    }
+    let mut command = Command::new("/usr/bin/node");
+    let command = command.args(PERF_MAP).arg(script("leak.js"));
+    let run = Run::new(Target::start(command));
+    let map = format!("/tmp/perf-{}.map", run.pid);
+    for file in [&*map, V8_LOG] {
+        std::fs::remove_file(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+    run.check();
+    run.check_javascript();
+}
+
+/// The map is in the target's own `/tmp`, under the PID that it has in its own namespace.
+#[test]
+fn javascript_of_the_musl_node_has_names() {
+    let test = "javascript_of_the_musl_node_has_names";
+    if !ready(test, &[Need::Rootfs, XMLLINT]) {
+        return;
+    }
+    let run = Run::new(Target::in_chroot_with(&script("leak.js"), PERF_MAP));
+    run.check();
+    run.check_musl_node();
+    run.check_javascript();
+}
+
 #[test]
 fn python() {
     if !ready("python", &[Need::File("/usr/bin/python3"), XMLLINT]) {
@@ -68,6 +109,36 @@ fn python() {
     run.check();
     run.check_allocator("glibc", |path| path.ends_with("/libc.so.6"));
     run.check_svg("python");
+}
+
+/// The JVM names its code when it is asked to, which may be long after the stacks were seen.
+#[test]
+fn java_methods_have_names() {
+    let jcmd = "/usr/bin/jcmd";
+    if !ready("java_methods_have_names", &[Need::File(jcmd)]) {
+        return;
+    }
+    let mut command = Command::new("/usr/bin/java");
+    command.args(["-XX:+PreserveFramePointer", "-XX:CompileCommand=quiet"]);
+    // The victim's methods are compiled before they first run, and nothing else is.
+    command.args(["-Xcomp", "-XX:TieredStopAtLevel=1"]);
+    command.args(["-XX:CompileCommand=compileonly,Leak.*"]);
+    command.args(["-XX:CompileCommand=dontinline,Leak.*"]);
+    let mut target = Target::start(command.arg(script("Leak.java")));
+    let leakprobe = Leakprobe::attach(target.pid, &[]);
+    let kept = target.leak().kept_bytes;
+    let pid = target.pid.to_string();
+    output(Command::new(jcmd).args([&pid, "Compiler.perfmap"])).expect("the JVM writes its map");
+    let report = leakprobe.interrupt().report();
+    assert!(target.end().success());
+    std::fs::remove_file(format!("/tmp/perf-{pid}.map")).expect("the JVM has written its map");
+    let stacks = report.stacks.iter();
+    let named = stacks.filter(|stack| stack.names().contains(&"void Leak.keep()"));
+    assert_close(
+        "keep",
+        named.map(|stack| stack.totals.live_bytes).sum(),
+        kept,
+    );
 }
 
 /// A target and what leakprobe found in it.
@@ -130,6 +201,29 @@ impl Run {
         let (freed, kept) = (self.report.totals.freed_bytes, self.kept.kept_bytes);
         assert!(freed >= kept, "{freed} bytes freed, {kept} kept");
         self.check_svg("node::NodeArrayBufferAllocator::Allocate");
+    }
+
+    /// The script's own functions are in the stacks, each with its bytes, in code without a file.
+    fn check_javascript(&self) {
+        for path in ["unsafe", "zeroed", "secret"] {
+            let is_it = |name: &str| {
+                let rest = name.strip_prefix("JS:").unwrap_or_default();
+                let rest = rest.trim_start_matches(['~', '^', '+', '*']);
+                rest.starts_with(&format!("{path} /")) && rest.contains("leak.js:")
+            };
+            let found = self.live_bytes(is_it);
+            assert_close(path, found, self.kept.paths[path].kept_bytes);
+        }
+        let builtin = self.live_bytes(|name| name.starts_with("Builtins_"));
+        assert!(builtin > 0, "no builtin of V8 has a name");
+        let mut frames = self.report.stacks.iter().flat_map(|stack| &stack.frames);
+        let js = frames.find(|frame| {
+            frame
+                .function
+                .as_ref()
+                .is_some_and(|name| name.starts_with("JS:"))
+        });
+        assert_eq!(js.and_then(|frame| frame.module.as_deref()), Some("[jit]"));
     }
 
     fn check_svg(&self, symbol: &str) {

@@ -64,6 +64,7 @@ fn exec_starts_anew() {
         let leakprobe = Leakprobe::attach(victim.pid(), &[]);
         victim.go();
         victim.wait_until_ready();
+        leakprobe.wait_until_recording();
         victim.go();
         let summary = victim.summary();
         assert_eq!(summary.victim, "malloc");

@@ -26,10 +26,11 @@ struct Kernel {
 #[rustfmt::skip]
 const KERNELS: &[Kernel] = &[
     Kernel { name: "6.1", suite: "bookworm", package: "linux-image-amd64" },
+    Kernel { name: "6.12", suite: "trixie", package: "linux-image-amd64" },
 ];
 
 /// Boot and tests together may take this long.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

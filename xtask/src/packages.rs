@@ -44,6 +44,7 @@ pub const TESTS: &[&str] = &[
     "python3",
     "sqlite3",
     "util-linux",
+    "xz-utils",
 ];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
@@ -77,6 +78,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("rustc-web", "/usr/bin/rustc"),
     ("sqlite3", "/usr/bin/sqlite3"),
     ("util-linux", "setpriv"),
+    ("xz-utils", "xz"),
 ];
 
 /// Makes sure that all of these packages, or the same programs from elsewhere, are here.

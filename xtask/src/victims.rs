@@ -36,10 +36,71 @@ const ONLY: &[(&str, &[&str])] = &[
     ("cfree", &["glibc"]),
     ("pvalloc", &["glibc", "glibc-static"]),
     ("stripped", &["glibc-static", "musl-static"]),
+    ("jit", &["glibc", "musl"]),
 ];
 
-/// Compiles every victim to `out/FLAVOR/NAME`, the 32-bit program to `out/other/loop32`, and
-/// copies the Python script to `out/other/leak.py`. What is newer than its sources is left alone.
+/// The victim `names`, without its symbols: they are somewhere else.
+struct Variant {
+    /// Below `other`.
+    path: &'static str,
+    /// For the compiler.
+    flags: &'static [&'static str],
+    /// A shell script. `$1` is the program with all it has, `$2` where the variant goes, `$3` the
+    /// folder `other`.
+    strip: &'static str,
+}
+
+const VARIANTS: &[Variant] = &[
+    Variant {
+        path: "names-nothing",
+        flags: &["-Wl,--build-id=sha1"],
+        strip: r#"objcopy --strip-all "$1" "$2""#,
+    },
+    // Debug information by build id, in a folder of its own.
+    Variant {
+        path: "names-build-id",
+        flags: &["-Wl,--build-id=sha1", "-gz=zlib"],
+        strip: r#"id=$(readelf --notes "$1" | sed -n 's/.*Build ID: //p')
+            folder="$3/debug/.build-id/$(printf %s "$id" | cut -c1-2)"
+            rm -rf "$3/debug"
+            mkdir -p "$folder"
+            objcopy --only-keep-debug "$1" "$folder/$(printf %s "$id" | cut -c3-).debug"
+            objcopy --strip-all "$1" "$2""#,
+    },
+    // Debug information by a link with a CRC, beside the program.
+    Variant {
+        path: "names-link",
+        flags: &["-Wl,--build-id=none"],
+        strip: r#"mkdir -p "$3/.debug"
+            objcopy --only-keep-debug "$1" "$3/.debug/names-link.dbg"
+            objcopy --strip-all --add-gnu-debuglink="$3/.debug/names-link.dbg" "$1" "$2""#,
+    },
+    // MiniDebugInfo: packed symbols in the program itself.
+    Variant {
+        path: "names-mini",
+        flags: &["-Wl,--build-id=sha1"],
+        strip: r#"objcopy --only-keep-debug --strip-debug "$1" "$1.mini"
+            xz --force "$1.mini"
+            objcopy --strip-all --add-section .gnu_debugdata="$1.mini.xz" "$1" "$2"
+            rm "$1.mini.xz""#,
+    },
+];
+
+impl Variant {
+    fn make(&self, source: &Path, other: &Path, path: &Path) -> Result<()> {
+        let whole = path.with_extension("whole");
+        let mut compile = Command::new("gcc");
+        compile.args(C_FLAGS).args(self.flags).arg("-o");
+        run(compile.arg(&whole).arg(source))?;
+        let mut strip = Command::new("sh");
+        strip.args(["-euc", self.strip, "sh"]);
+        run(strip.arg(&whole).arg(path).arg(other))?;
+        fs::remove_file(&whole).context("failed to remove what a victim was made of")
+    }
+}
+
+/// Compiles every victim to `out/FLAVOR/NAME`, the 32-bit program to `out/other/loop32`, the
+/// victim `names` stripped in several ways to `out/other/names-HOW`, and copies the Python script to `out/other/leak.py`. What is newer than its sources is left alone.
 ///
 /// Errors: a compiler is missing, or a victim does not compile.
 pub fn build(out: &Path) -> Result<()> {
@@ -89,6 +150,12 @@ pub fn build(out: &Path) -> Result<()> {
         command.args(["-m32", "-nostdlib", "-static", "-o"]);
         run(command.arg(&loop32).arg(folder.join("loop32.s")))?;
     }
+    for variant in VARIANTS {
+        let path = other.join(variant.path);
+        if !made(&path) {
+            variant.make(&folder.join("names.c"), &other, &path)?;
+        }
+    }
     fs::copy(folder.join("leak.py"), other.join("leak.py")).context("failed to copy leak.py")?;
     Ok(())
 }
@@ -123,7 +190,7 @@ fn run(command: &mut Command) -> Result<()> {
         Err(error) => Err(error).with_context(|| {
             format!(
                 "failed to run `{program}`, which compiles the victims; \
-                 on Debian: apt-get install gcc musl-tools"
+                 on Debian: apt-get install gcc musl-tools binutils xz-utils"
             )
         }),
     }

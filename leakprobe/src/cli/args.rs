@@ -136,6 +136,21 @@ pub struct Args {
     #[arg(short, long = "output", value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Report")]
     pub outputs: Vec<PathBuf>,
 
+    /// Look for debug information here first; repeatable
+    ///
+    /// By build id in DIR/.build-id/xx/yyy.debug, or by name: DIR/usr/bin/NAME.debug and
+    /// DIR/NAME.debug for /usr/bin/NAME. Debug information that was not made with the program is
+    /// not used.
+    #[arg(long = "debug-dir", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Report")]
+    pub debug_dirs: Vec<PathBuf>,
+
+    /// Leave out inlined functions and source lines
+    ///
+    /// Reading debug information takes time and memory. Without it frames are named by the symbols
+    /// of their files alone.
+    #[arg(long, help_heading = "Report")]
+    pub no_inlines: bool,
+
     /// Stacks to print on stdout
     ///
     /// Those with the most live bytes; the report files hold all.

@@ -10,7 +10,7 @@ mod values;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -50,6 +50,10 @@ pub struct Config {
     pub interval: Duration,
     /// Report files, all different. Empty: one SVG named after the PID.
     pub outputs: Vec<Output>,
+    /// Directories with debug information, to be searched first.
+    pub debug_dirs: Vec<PathBuf>,
+    /// Whether to look up inlined functions and source lines.
+    pub inlines: bool,
     /// Stacks to print on stdout.
     pub top: usize,
     /// Blocks younger than this are left out of the live figures.
@@ -180,6 +184,8 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         duration: args.duration,
         interval: args.interval,
         outputs,
+        debug_dirs: args.debug_dirs,
+        inlines: !args.no_inlines,
         top: args.top as usize,
         min_age: args.min_age,
         min_size,

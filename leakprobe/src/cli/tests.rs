@@ -41,6 +41,8 @@ fn a_pid_alone_gives_the_defaults() {
         duration: None,
         interval: Duration::from_secs(5),
         outputs: Vec::new(),
+        debug_dirs: Vec::new(),
+        inlines: true,
         top: 10,
         min_age: None,
         min_size: 0,
@@ -59,6 +61,7 @@ fn a_pid_alone_gives_the_defaults() {
 fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
+         --debug-dir /a --debug-dir b --no-inlines \
          --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
@@ -82,6 +85,8 @@ fn every_option_arrives() {
             output("c.json", Format::Json),
             output("d.txt", Format::Text),
         ],
+        debug_dirs: vec!["/a".into(), "b".into()],
+        inlines: false,
         top: 3,
         min_age: Some(Duration::from_secs(10)),
         min_size: 65_536,

@@ -17,11 +17,12 @@ use crate::cli::Config;
 use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::report::{escape, human};
 use crate::snapshot::counts::{
-    EXEC_GAP, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR, UNREADABLE_EVENTS,
+    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR,
+    UNREADABLE_EVENTS,
 };
 use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
-use crate::target::{Allocator, AllocatorInfo, Process, TargetInfo};
+use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
 
 /// Between looks for the allocator of a program that the target has just executed.
@@ -77,6 +78,7 @@ impl Session {
         // From here on a signal ends the recording, not leakprobe.
         let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
+        let debug_files = DebugFiles::new(config.debug_dirs.clone(), config.inlines)?;
         let names = functions::names();
         let mut command = command;
         let allocator = match &mut command {
@@ -98,7 +100,7 @@ impl Session {
         }
         probes.attach(&process, &allocator, &points)?;
         probes.describe(&process, &allocator)?;
-        let mut stacks = Stacks::default();
+        let mut stacks = Stacks::new(debug_files);
         stacks.refresh(process.pid());
         let mut unwinder = Unwinder::new(probes.unwind_tables()?);
         unwinder.refresh(process.pid(), 0, stacks.mappings())?;
@@ -117,7 +119,7 @@ impl Session {
             maps,
             stacks,
             unwinder,
-            names: Names::default(),
+            names: Names::new(config.inlines),
             space: 0,
             began,
             attach_time: start.elapsed(),
@@ -332,7 +334,9 @@ impl Session {
         self.stacks.refresh(self.process.pid());
         self.update_tables()?;
         if by_main_thread && allocator.identity() == self.allocator.identity() {
-            return Ok(()); // the same file: the probes are in place already
+            // The same file: the probes are in place already.
+            progress.say(&self.goes_on());
+            return Ok(());
         }
         *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
         // What is placed in the file of the program before is in nobody's way meanwhile.
@@ -362,7 +366,13 @@ impl Session {
         self.notes.push(note);
         (self.allocator, self.points) = (allocator, points.len());
         self.note_others();
+        progress.say(&self.goes_on());
         Ok(())
+    }
+
+    /// Said when nothing of a new program is missed any more.
+    fn goes_on(&self) -> String {
+        format!("recording `{}`", escape::visible(&self.target.comm))
     }
 
     fn note_others(&mut self) {
@@ -395,12 +405,20 @@ impl Session {
     }
 
     fn header(&self) -> Header {
+        let mut losses = self.losses.clone();
+        let mut notes = self.notes.clone();
+        for (module, why) in self.unwinder.problems() {
+            *losses
+                .entry(MODULES_NOT_UNWOUND.name.to_owned())
+                .or_default() += 1;
+            notes.push(format!("stacks end in `{module}`: {why}"));
+        }
         Header {
             target: self.target.clone(),
             allocator: self.allocator.info(),
             duration: self.began.elapsed(),
-            losses: self.losses.clone(),
-            notes: self.notes.clone(),
+            losses,
+            notes,
         }
     }
 

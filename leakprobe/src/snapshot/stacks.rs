@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use leakprobe_common::{FRAME_EXACT, StackEnd, StackKey};
 
-use crate::target::{Location, Mappings};
+use crate::target::{DebugFiles, Location, Mappings};
 
 /// How long known mappings are good enough although an address is in none of them. A walk over a
 /// damaged stack ends in nonsense, which no mapping will ever hold.
@@ -53,6 +53,14 @@ pub struct Stacks {
 }
 
 impl Stacks {
+    /// None yet; debug information of their modules will be looked for as told.
+    pub fn new(debug_files: DebugFiles) -> Self {
+        Self {
+            mappings: Mappings::new(debug_files),
+            ..Self::default()
+        }
+    }
+
     /// Adds a stack; it is located by the next [`Self::locate`].
     pub fn add(&mut self, key: StackKey, addresses: Vec<u64>, end: StackEnd) {
         self.arrivals.push(Arrival {
@@ -66,6 +74,7 @@ impl Stacks {
     /// in none of them waits until they may be read again, unless it is wanted `now`. Tells whether
     /// they were.
     pub fn locate(&mut self, pid: u32, now: bool) -> bool {
+        self.mappings.refresh_names();
         if self.arrivals.is_empty() {
             return false;
         }
@@ -122,7 +131,8 @@ impl Stacks {
         arrival
             .addresses
             .iter()
-            .all(|&frame| self.mappings.locate(looked_up(frame)).is_some())
+            .map(|&frame| self.mappings.locate(looked_up(frame)))
+            .all(|at| at.is_some_and(|at| !self.mappings.awaits_name(&at)))
     }
 
     /// Reads the mappings now. An error means that the process is gone: what was known has to do.
@@ -140,6 +150,19 @@ impl Stacks {
     /// The mappings known by now.
     pub fn mappings(&self) -> &Mappings {
         &self.mappings
+    }
+
+    /// Name of JIT code that had none when its stack was seen.
+    pub fn late_name(&self, address: &Address) -> Option<Arc<str>> {
+        let at = address.location.as_ref()?;
+        let is_nameless = at.name.is_none() && at.module.may_be_jit();
+        let call = address.address.wrapping_sub(u64::from(!address.exact));
+        is_nameless.then(|| self.mappings.jit_name(call)).flatten()
+    }
+
+    /// Why names of JIT code are missing.
+    pub fn jit_problem(&self) -> Option<&str> {
+        self.mappings.jit_problem()
     }
 
     /// A stack; `None` if its frames did not arrive.

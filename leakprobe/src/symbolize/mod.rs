@@ -1,7 +1,10 @@
 //! From addresses to frames, or the reason why not.
 
+mod image;
+mod lookup;
 mod names;
 mod profile;
+mod symbols;
 
 pub use names::Names;
 pub use profile::{Header, profile};

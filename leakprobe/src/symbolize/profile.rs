@@ -54,7 +54,7 @@ pub fn profile(
                 frames: trace
                     .into_iter()
                     .flat_map(|trace| trace.frames.iter())
-                    .flat_map(|address| names.get(address).to_vec())
+                    .flat_map(|address| names.get(address, stacks.late_name(address)).to_vec())
                     .collect(),
             }
         })
@@ -88,6 +88,7 @@ pub fn profile(
             .failures()
             .map(|(path, why)| format!("no names from `{path}`: {why}")),
     );
+    notes.extend(stacks.jit_problem().map(str::to_owned));
     Profile {
         schema: 1,
         target,

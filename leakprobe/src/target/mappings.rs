@@ -12,6 +12,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use super::debug_files::{DebugFiles, undeleted};
+use super::module::{CodeRange, Location, Module};
+use super::perf_map::PerfMap;
+use super::root::Root;
+
 /// One line of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -88,7 +93,8 @@ impl Mapping {
         };
         // Without CAP_CHECKPOINT_RESTORE the link cannot be followed. By path, within the
         // target's root, and only if it leads to the same file.
-        open_beneath(pid, &self.path)
+        Root::of(pid)
+            .and_then(|root| root.open(&self.path))
             .ok()
             .filter(|file| self.is_same_file(file))
             .ok_or(error)
@@ -128,55 +134,6 @@ fn reserved_for_code(mappings: &[Mapping]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// Opens a path as the target's root has it. No link leads out of that root.
-fn open_beneath(pid: u32, path: &Path) -> Result<File> {
-    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-    let root = File::open(format!("/proc/{pid}/root"))?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    Ok(File::from(openat2(&root, path, how)?))
-}
-
-/// A file with code, held open.
-#[derive(Debug)]
-pub struct Module {
-    /// Path as in the target's mount namespace, or a name in brackets. May hold any characters.
-    pub path: PathBuf,
-    /// The file; `None` for code that has none (vDSO, JIT) or whose file could not be opened.
-    pub file: Option<File>,
-}
-
-impl Module {
-    /// Bytes of the file.
-    pub fn size(&self) -> u64 {
-        let metadata = self.file.as_ref().and_then(|file| file.metadata().ok());
-        metadata.map_or(0, |metadata| metadata.len())
-    }
-}
-
-/// Where an address is.
-#[derive(Clone, Debug)]
-pub struct Location {
-    /// The module.
-    pub module: Arc<Module>,
-    /// Offset in the module's file; without a file, from the start of the mapping.
-    pub offset: u64,
-}
-
-/// An executable mapping, and what it shows.
-#[derive(Clone, Debug)]
-pub struct CodeRange {
-    /// First address.
-    pub start: u64,
-    /// Address after the last.
-    pub end: u64,
-    /// Offset of the first byte in the module's file.
-    pub offset: u64,
-    /// The module.
-    pub module: Arc<Module>,
-}
-
 /// The executable mappings of one address space, with the modules ever seen in it.
 #[derive(Debug, Default)]
 pub struct Mappings {
@@ -184,6 +141,10 @@ pub struct Mappings {
     reserved: Vec<(u64, u64)>,
     modules: HashMap<ModuleKey, Arc<Module>>,
     trampoline: Option<u64>,
+    debug_files: DebugFiles,
+    root: Option<Root>,
+    /// Once there is memory that may hold JIT code.
+    jit: Option<PerfMap>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -194,6 +155,22 @@ struct ModuleKey {
 }
 
 impl Mappings {
+    /// None yet; debug information of modules will be looked for as told.
+    pub fn new(debug_files: DebugFiles) -> Self {
+        Self {
+            debug_files,
+            ..Self::default()
+        }
+    }
+
+    /// Forgets what is mapped where: the process has a new address space. Modules stay known.
+    pub fn start_over(&mut self) {
+        self.executable.clear();
+        self.reserved.clear();
+        self.trampoline = None;
+        self.jit = None;
+    }
+
     /// Reads the mappings anew. Of those that are gone, the modules stay known.
     ///
     /// # Errors
@@ -204,6 +181,8 @@ impl Mappings {
         if mappings.is_empty() {
             return Ok(()); // a process that has just ended: what was known stays
         }
+        self.root = Root::of(pid).ok().or(self.root.take());
+        let root_path = fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
         self.reserved = reserved_for_code(&mappings);
         self.executable.clear();
         for mapping in mappings.into_iter().filter(|mapping| mapping.executable) {
@@ -211,7 +190,10 @@ impl Mappings {
                 self.trampoline = Some(mapping.start);
             }
             let (start, end, offset) = (mapping.start, mapping.end, mapping.offset);
-            let module = self.module(pid, mapping);
+            let module = self.module(pid, mapping, &root_path);
+            if module.may_be_jit() && self.jit.is_none() {
+                self.jit = Some(PerfMap::of(pid));
+            }
             self.executable.push(CodeRange {
                 start,
                 end,
@@ -219,29 +201,34 @@ impl Mappings {
                 module,
             });
         }
+        self.refresh_names();
         Ok(())
     }
 
-    /// Forgets what is mapped where: the process has a new address space. Modules stay known.
-    pub fn start_over(&mut self) {
-        self.executable.clear();
-        self.reserved.clear();
-        self.trampoline = None;
-    }
-
-    fn module(&mut self, pid: u32, mapping: Mapping) -> Arc<Module> {
+    fn module(&mut self, pid: u32, mapping: Mapping, root_path: &Path) -> Arc<Module> {
         let key = ModuleKey {
             device: mapping.device,
             inode: mapping.inode,
-            path: mapping.path.clone(),
+            // It stays the same module when its file is removed.
+            path: undeleted(&mapping.path).to_owned(),
         };
+        let (debug_files, root) = (&mut self.debug_files, self.root.as_ref());
         let module = self.modules.entry(key).or_insert_with(|| {
             let file = (mapping.inode != 0)
                 .then(|| mapping.open(pid).ok())
                 .flatten();
+            // After a plain chroot the kernel shows the path from the root above.
+            let path = undeleted(&mapping.path);
+            let inside = path
+                .strip_prefix(root_path)
+                .map(|path| Path::new("/").join(path));
+            let debug = file
+                .as_ref()
+                .and_then(|file| debug_files.find(root, inside.as_deref().unwrap_or(path), file));
             Arc::new(Module {
                 path: mapping.path,
                 file,
+                debug,
             })
         });
         Arc::clone(module)
@@ -261,7 +248,36 @@ impl Mappings {
         (address < range.end).then(|| Location {
             module: Arc::clone(&range.module),
             offset: address - range.start + from,
+            name: range
+                .module
+                .may_be_jit()
+                .then(|| self.jit_name(address))
+                .flatten(),
         })
+    }
+
+    /// Takes in the names of JIT code that were written since.
+    pub fn refresh_names(&mut self) {
+        if let (Some(jit), Some(root)) = (&mut self.jit, &self.root) {
+            jit.refresh(root);
+        }
+    }
+
+    /// What its compiler calls the code at an address, as far as is known by now.
+    pub fn jit_name(&self, address: u64) -> Option<Arc<str>> {
+        self.jit.as_ref()?.find(address).cloned()
+    }
+
+    /// Whether a place is in JIT code that has no name yet, and will have one soon.
+    pub fn awaits_name(&self, at: &Location) -> bool {
+        at.name.is_none()
+            && at.module.may_be_jit()
+            && self.jit.as_ref().is_some_and(PerfMap::exists)
+    }
+
+    /// Why names of JIT code are missing.
+    pub fn jit_problem(&self) -> Option<&str> {
+        self.jit.as_ref()?.problem()
     }
 
     /// The executable mappings, sorted by address.
@@ -282,44 +298,5 @@ impl Mappings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_keeps_its_spaces() {
-        let mapping = Mapping::parse(b"7f00-7f10 r-xp 00001000 fe:01 42   /a b (deleted)").unwrap();
-        assert_eq!(
-            (mapping.start, mapping.end, mapping.offset),
-            (0x7f00, 0x7f10, 0x1000)
-        );
-        assert_eq!((mapping.device, mapping.inode), ((0xfe, 1), 42));
-        assert_eq!(mapping.path, Path::new("/a b (deleted)"));
-        assert!(mapping.executable);
-    }
-
-    #[test]
-    fn nonsense_is_no_mapping() {
-        for line in [
-            &b""[..],
-            b"/SYSV",
-            b"1-2",
-            b"x-y r-xp 0 0:0 0",
-            b"1-2 r-xp 0 0 0",
-        ] {
-            assert_eq!(Mapping::parse(line), None);
-        }
-    }
-
-    #[test]
-    fn this_program_finds_its_own_code() {
-        let mut mappings = Mappings::default();
-        mappings.refresh(std::process::id()).unwrap();
-        let location = mappings
-            .locate(this_program_finds_its_own_code as *const () as u64)
-            .unwrap();
-        assert_eq!(location.module.path, std::env::current_exe().unwrap());
-        assert!(location.module.file.is_some());
-        assert!(mappings.locate(0).is_none());
-        assert!(mappings.locate(u64::MAX).is_none());
-    }
-}
+#[path = "mappings_tests.rs"]
+mod tests;

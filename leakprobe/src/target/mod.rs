@@ -4,12 +4,20 @@
 //! paths are never looked up in the host's root, and ELF files are parsed with bounds.
 
 mod allocator;
+mod debug_files;
+pub mod elf;
 mod mappings;
+mod module;
 mod object;
+mod perf_map;
 mod process;
+mod ranges;
+mod root;
 
 pub use allocator::{Allocator, Function};
-pub use mappings::{CodeRange, Location, Mapping, Mappings, Module};
+pub use debug_files::DebugFiles;
+pub use mappings::{Mapping, Mappings};
+pub use module::{CodeRange, Location, Module};
 pub use object::ElfObject;
 pub use process::Process;
 

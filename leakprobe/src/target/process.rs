@@ -149,7 +149,8 @@ fn thread_group(pid: u32) -> Option<u32> {
     status_field(pid, "Tgid:")?.trim().parse().ok()
 }
 
-fn status_field(pid: u32, name: &str) -> Option<String> {
+/// A field of `/proc/PID/status`, by its name with the colon.
+pub(super) fn status_field(pid: u32, name: &str) -> Option<String> {
     let status = fs::read(format!("/proc/{pid}/status")).ok()?;
     let status = String::from_utf8_lossy(&status);
     // The first line is the name, which may hold anything but a newline.

@@ -2,12 +2,13 @@
 //! kernel side walks stacks by.
 //!
 //! `image` reads an object with bounds; `cfi` makes rules of its unwind information, `synth` of its
-//! code where there is none, `object` puts both together. `table` packs the rules of an object, `kernel`
-//! puts tables into the kernel side's maps, and `unwinder` keeps them in step with what the target has
-//! mapped.
+//! code where there is none, `object` puts both together. `table` packs the rules of an object, `cache`
+//! keeps tables on disk, `kernel` puts them into the kernel side's maps, and `unwinder` keeps those in
+//! step with what the target has mapped.
 //!
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
 
+mod cache;
 pub mod cfi;
 pub mod image;
 mod kernel;

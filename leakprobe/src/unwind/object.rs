@@ -11,13 +11,16 @@ use super::{NONE, RuleAt, cfi};
 /// Less than this between two functions is what aligns the second one.
 const MIN_GAP: u64 = 16;
 
-/// The rules of an object, sorted by address.
+/// The rules of an object, sorted by address; `debug` is its debug file, if there is one.
 ///
 /// # Errors
 ///
 /// If it cannot be read, or has more than the limits allow.
-pub fn rules(image: &Image, threads: usize) -> Result<Vec<RuleAt>> {
-    let known = cfi::rows(image, threads)?;
+pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
+    let mut known = cfi::rows(image, threads)?;
+    if let Some(more) = debug.and_then(|debug| cfi::rows(debug, threads).ok()) {
+        known = cfi::fill(&known, &more);
+    }
     let gaps = gaps(image, &known);
     if gaps.is_empty() {
         return Ok(known);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result, bail};
 use leakprobe_common::CodeMapping;
 
+use super::cache::Cache;
 use super::image::Image;
 use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
 use super::object;
@@ -22,6 +23,7 @@ const MAX_VDSO: u64 = 1 << 20;
 /// Tables of one address space.
 pub struct Unwinder {
     kernel: KernelTables,
+    cache: Option<Cache>,
     /// By module (its place in memory, which the `Arc` in the value keeps).
     modules: HashMap<*const Module, (Arc<Module>, Code)>,
     published: Vec<CodeMapping>,
@@ -47,6 +49,7 @@ impl Unwinder {
     pub fn new(kernel: KernelTables) -> Self {
         Self {
             kernel,
+            cache: Cache::open(),
             modules: HashMap::new(),
             published: Vec::new(),
             space: None,
@@ -90,7 +93,7 @@ impl Unwinder {
         }
         // The largest first, so that none is left for the end.
         new.sort_by_key(|range| std::cmp::Reverse(range.module.size()));
-        for (range, built) in new.iter().zip(build_all(pid, &new)) {
+        for (range, built) in new.iter().zip(build_all(pid, &new, self.cache.as_ref())) {
             let module = Arc::clone(&range.module);
             let code = match built {
                 Ok(Some((table, segments))) => {
@@ -193,7 +196,7 @@ impl Unwinder {
 }
 
 /// Builds the tables of some modules, on all CPUs; `None` for generated code.
-fn build_all(pid: u32, ranges: &[&CodeRange]) -> Vec<Result<Option<Built>>> {
+fn build_all(pid: u32, ranges: &[&CodeRange], cache: Option<&Cache>) -> Vec<Result<Option<Built>>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let mut results: Vec<Option<Result<Option<Built>>>> = ranges.iter().map(|_| None).collect();
@@ -207,7 +210,7 @@ fn build_all(pid: u32, ranges: &[&CodeRange]) -> Vec<Result<Option<Built>>> {
                         let Some(range) = ranges.get(index) else {
                             return done;
                         };
-                        done.push((index, build(pid, range, threads)));
+                        done.push((index, build(pid, range, cache, threads)));
                     }
                 })
             })
@@ -224,14 +227,19 @@ fn build_all(pid: u32, ranges: &[&CodeRange]) -> Vec<Result<Option<Built>>> {
         .collect()
 }
 
-fn build(pid: u32, range: &CodeRange, threads: usize) -> Result<Option<Built>> {
+fn build(
+    pid: u32,
+    range: &CodeRange,
+    cache: Option<&Cache>,
+    threads: usize,
+) -> Result<Option<Built>> {
     let image = match &range.module.file {
         Some(file) => {
             let mut magic = [0; 4];
             if file.read_exact_at(&mut magic, 0).is_err() || &magic != b"\x7fELF" {
                 return Ok(None); // code in a file of the program's own making
             }
-            Image::open(file)?
+            return with_cache(cache, file, range.module.debug.as_ref(), threads).map(Some);
         }
         None if range.module.path == Path::new("[vdso]") => Image::from_memory(vdso(pid, range)?)?,
         None if range.module.path.as_os_str().is_empty()
@@ -239,15 +247,54 @@ fn build(pid: u32, range: &CodeRange, threads: usize) -> Result<Option<Built>> {
         {
             return Ok(None);
         }
-        None => bail!("it has no file that could be read"),
+        // The kernel's own, from which nobody calls.
+        None if range.module.path == Path::new("[uprobes]") => return Ok(Some(Built::default())),
+        None if range.module.path == Path::new("[vsyscall]") => return Ok(Some(Built::default())),
+        None => bail!("its file could not be opened"),
     };
-    let rules = object::rules(&image, threads)?;
-    let segments = image
+    make(&image, None, threads).map(Some)
+}
+
+/// The table of an object that was seen before, or else a new one.
+fn with_cache(
+    cache: Option<&Cache>,
+    file: &File,
+    debug: Option<&File>,
+    threads: usize,
+) -> Result<Built> {
+    let image = Image::open(file)?;
+    let slot = cache.and_then(|cache| {
+        let build_id = image.build_id();
+        Some((
+            cache,
+            cache.slot(file, debug, build_id.as_deref(), threads)?,
+        ))
+    });
+    if let Some(table) = slot.as_ref().and_then(|(_, slot)| slot.load()) {
+        return Ok((table, segments(&image)));
+    }
+    // A debug file that cannot be read is no reason to do without the rest.
+    let debug = debug.and_then(|debug| Image::open(debug).ok());
+    let built = make(&image, debug.as_ref(), threads)?;
+    if let Some((cache, slot)) = slot
+        && let Err(error) = cache.store(&slot, &built.0)
+    {
+        log::debug!("an unwind table could not be kept for the next time: {error}");
+    }
+    Ok(built)
+}
+
+fn make(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Built> {
+    let rules = object::rules(image, debug, threads)?;
+    Ok((Table::pack(&rules), segments(image)))
+}
+
+fn segments(image: &Image) -> Vec<(u64, u64, u64)> {
+    image
         .segments()
         .iter()
         .map(|segment| (segment.address, segment.size, segment.offset))
-        .collect();
-    Ok(Some((Table::pack(&rules), segments)))
+        .collect()
 }
 
 /// The image of the vDSO: the kernel maps it whole.

@@ -16,6 +16,9 @@ use crate::unwind::{Rule, RuleAt, SIGNAL, UNSUPPORTED};
 /// States that a program may have remembered at one time. Compilers nest two.
 const MAX_REMEMBERED: usize = 64;
 
+/// Signal frames whose code is read, at most: each costs a system call. There should be two.
+const MAX_SIGNAL_FRAMES: usize = 1 << 10;
+
 /// What a signal handler returns to: `mov $15,%rax; syscall`, in Linux's numbers.
 const SIGNAL_CODE: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
 
@@ -26,6 +29,7 @@ pub(super) struct Worker<'w, 'a, S> {
     bases: &'w BaseAddresses,
     cies: &'w Cies<'a>,
     remembered: Vec<State>,
+    signal_frames: usize,
     /// What it has made so far.
     pub part: Part,
 }
@@ -43,6 +47,7 @@ impl<'w, 'a, S: UnwindSection<Bytes<'a>>> Worker<'w, 'a, S> {
             bases,
             cies,
             remembered: Vec::new(),
+            signal_frames: 0,
             part: Part::default(),
         }
     }
@@ -172,7 +177,11 @@ impl<'w, 'a, S: UnwindSection<Bytes<'a>>> Worker<'w, 'a, S> {
 
     /// The rule of code which its unwind information calls a signal trampoline. C libraries let
     /// that start a byte early, for those who look up a return address minus one.
-    fn signal_rule(&self, start: u64, end: u64) -> Result<Rule, Unsupported> {
+    fn signal_rule(&mut self, start: u64, end: u64) -> Result<Rule, Unsupported> {
+        self.signal_frames += 1;
+        if self.signal_frames > MAX_SIGNAL_FRAMES {
+            return Err(Unsupported::SignalFrame);
+        }
         let end = end.min(start + 1 + SIGNAL_CODE.len() as u64);
         match self.image.code(start..end) {
             Ok(code) if code.starts_with(&SIGNAL_CODE) || code.ends_with(&SIGNAL_CODE) => {

@@ -10,6 +10,7 @@ use crate::unwind::test_elf::elf;
 
 const CODE: u64 = 0x40_0000;
 const EH_FRAME: u64 = 0x50_0000;
+const SET_LOC: u8 = 1;
 
 /// A section of unwind information: common entries, and functions.
 #[derive(Clone, Debug)]
@@ -61,7 +62,8 @@ fn expression() -> impl Strategy<Value = Vec<u8>> {
     let deref = || base().prop_map(|base| [base, vec![6]].concat());
     let plus = (deref(), 0..20u64)
         .prop_map(|(deref, words)| [deref, vec![0x23], uleb(words * 8)].concat());
-    let plt = (0..16u8).prop_map(|number| {
+    let number = prop_oneof![Just(11u8), 0..16u8];
+    let plt = number.prop_map(|number| {
         vec![
             0x77,
             8,
@@ -122,6 +124,8 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
         1 => (0..40u8).prop_map(|advance| vec![0x02, advance]),
         1 => (0..40u8).prop_map(|advance| vec![0x03, advance, 0]),
         1 => (0..40u8).prop_map(|advance| vec![0x04, advance, 0, 0, 0]),
+        // The writer makes an address of it.
+        1 => (0..100u8).prop_map(|offset| vec![SET_LOC, offset]),
         3 => register().prop_map(|register| vec![0xc0 | register]),
         1 => register().prop_map(|register| vec![0x06, register]),
         2 => Just(vec![0x0a]),
@@ -197,7 +201,21 @@ fn write(program: &Program, debug: bool, reverse: bool) -> Vec<u8> {
             fde.extend((*size as u32).to_le_bytes());
             fde.push(0);
         }
-        fde.extend(instructions.concat());
+        for instruction in instructions {
+            let [SET_LOC, offset] = instruction[..] else {
+                fde.extend(instruction);
+                continue;
+            };
+            let address = start + u64::from(offset);
+            fde.push(SET_LOC);
+            if debug {
+                fde.extend(address.to_le_bytes());
+            } else {
+                let base = EH_FRAME + (pointer + fde.len()) as u64;
+                let relative = if program.cies[cie].2 { base } else { 0 };
+                fde.extend((address.wrapping_sub(relative) as u32).to_le_bytes());
+            }
+        }
         bytes.extend((fde.len() as u32).to_le_bytes());
         bytes.extend(fde);
     }

@@ -227,3 +227,54 @@ fn gaps_are_filled_from_others() {
     assert_eq!(fill(&rows, &[]), rows);
     assert_eq!(fill(&[], &rows), rows);
 }
+
+#[test]
+fn of_overlapping_functions_the_first_counts() {
+    let at = |address, rule| RuleAt { address, rule };
+    let part = |start, end, rows: &[RuleAt]| join::Part {
+        ranges: vec![join::Range {
+            start,
+            end,
+            first: 0,
+            count: rows.len(),
+        }],
+        rows: rows.to_vec(),
+        ..Default::default()
+    };
+    let parts = vec![
+        part(20, 60, &[at(20, PLT), at(30, SIGNAL), at(50, END)]),
+        part(10, 40, &[at(10, END)]),
+        part(10, 30, &[at(10, UNSUPPORTED)]),
+        part(60, 70, &[at(60, END)]),
+        part(80, 90, &[at(80, PLT)]),
+        part(82, 84, &[at(82, END)]),
+    ];
+    let rows = join::join(parts).rows;
+    let expected = [
+        at(10, END),
+        at(40, SIGNAL),
+        at(50, END),
+        at(70, NONE),
+        at(80, PLT),
+        at(90, NONE),
+    ];
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn one_bad_entry_does_not_hide_the_others() {
+    let image = loaded("libc.so.6");
+    let whole = table(&image, 1).expect("rows");
+    let cfi = image.eh_frame().expect("readable").expect("there");
+    let text = *image.segments().first().expect("code");
+    let code = vec![0; text.size as usize];
+    let mut bytes = cfi.bytes;
+    let entries = entries::find(&bytes, entries::EH_FRAME, true).expect("entries");
+    // Its CIE is where none is.
+    bytes[entries.fdes[7] + 4] ^= 4;
+    let address = cfi.bases.eh_frame.section.expect("an address");
+    let image = elf(text.address, &code, &[(".eh_frame", address, &bytes)]);
+    let table = table(&Image::from_memory(image).expect("an image"), 1).expect("rows");
+    assert!(table.rows.len() + 100 > whole.rows.len());
+    assert!(table.unsupported.contains_key(&Unsupported::Malformed));
+}

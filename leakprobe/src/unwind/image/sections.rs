@@ -11,8 +11,8 @@ use object::elf::{self, CompressionHeader64, FileHeader64, SectionHeader64};
 use super::source::Source;
 use super::{Image, MAX_SECTION_HEADERS, MAX_SECTION_NAMES, first, table};
 
-/// Bytes of unwind information of one kind, at most. Chromium has 20 million.
-pub const MAX_CFI: u64 = 1 << 28;
+/// Bytes of unwind information of one kind, at most. Node has four million.
+const MAX_CFI: u64 = 1 << 27;
 
 /// Unwind information: one section of it.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use object::pod;
 use super::Image;
 
 /// Symbols of one table, at most.
-const MAX_SYMBOLS: u64 = 1 << 22;
+const MAX_SYMBOLS: u64 = 1 << 21;
 /// Bytes of the names of one table, at most.
-const MAX_NAMES: u64 = 1 << 28;
+const MAX_NAMES: u64 = 1 << 27;
 /// Bytes of one name that are looked at.
 const MAX_NAME: usize = 1 << 12;
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 
 use super::*;
+use crate::unwind::test_elf::elf;
 
 fn libc_path() -> String {
     let maps = fs::read_to_string("/proc/self/maps").expect("maps of this process");
@@ -88,5 +89,30 @@ fn sizes_that_files_claim_are_not_allocated() {
         let image = Image::from_memory(bytes).expect("an image");
         let _ = (image.functions(), image.eh_frame(), image.debug_frame());
         image.build_id();
+    }
+}
+
+#[test]
+fn compressed_sections_are_decompressed() {
+    let contents = [7; 1000];
+    let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    zlib.write_all(&contents).expect("room for it");
+    let zlib = zlib.finish().expect("room for it");
+    let zstd = zstd::encode_all(&contents[..], 0).expect("room for it");
+    for (kind, data) in [(1u32, zlib), (2, zstd)] {
+        let read = |size: u64| {
+            let header = [kind.into(), size, 1].map(u64::to_le_bytes).concat();
+            let section = [&header[..], &data].concat();
+            let mut file = elf(0x1000, &[0x90; 16], &[(".debug_frame", 0, &section)]);
+            let sections = u64::from_le_bytes(file[0x28..0x30].try_into().expect("8 bytes"));
+            let flags = sections as usize + 64 + 8;
+            file[flags + 1] = 8; // SHF_COMPRESSED
+            let image = Image::from_memory(file).expect("an image");
+            Ok::<_, anyhow::Error>(image.debug_frame()?.expect("there").bytes)
+        };
+        assert_eq!(read(1000).expect("readable"), contents);
+        // No more than announced, and no more than allowed.
+        assert_eq!(read(10).expect("readable"), contents[..10]);
+        assert!(read(1 << 40).is_err());
     }
 }
