@@ -7,7 +7,10 @@
 
 pub mod cfi;
 pub mod compare;
+#[cfg(test)]
+mod compare_tests;
 pub mod image;
+pub mod outcome;
 pub mod program;
 pub mod programs;
 mod ring;
@@ -21,7 +24,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use compare::Outcome;
+use outcome::Outcome;
 use sampler::{Place, Sampler, Samples};
 use space::Space;
 use unwind::{Frame, Stack, Walker};

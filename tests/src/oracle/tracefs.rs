@@ -64,7 +64,25 @@ impl Events {
             events.folder = folder.path().into();
             events.mounted = Some(folder);
         }
+        events.sweep();
         events
+    }
+
+    /// Removes what a killed test has left.
+    fn sweep(&self) {
+        let list = fs::read_to_string(self.folder.join("uprobe_events")).unwrap_or_default();
+        for name in list
+            .lines()
+            .filter_map(|line| line.split([':', ' ']).nth(1))
+        {
+            let pid = name.strip_prefix(GROUP).and_then(|rest| {
+                let (pid, _) = rest.strip_prefix("/p")?.split_once('_')?;
+                Some(Path::new("/proc").join(pid))
+            });
+            if pid.is_some_and(|process| !process.exists()) {
+                self.command(&format!("-:{name}"));
+            }
+        }
     }
 
     fn command(&self, line: &str) {
