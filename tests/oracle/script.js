@@ -110,26 +110,30 @@ function round(left, then) {
   setImmediate(left > 0 ? () => round(left - 1, then) : then);
 }
 
-function work() {
-  round(600, finish);
-}
+// A thread with a V8 of its own, whose code lies elsewhere.
+const worker = new Worker(
+  `const { deflateSync } = require('zlib');
+  const { parentPort } = require('worker_threads');
+  const list = [];
+  parentPort.on('message', () => {
+    for (let i = 0; i < 50; i++) list.push(deflateSync('text'), Buffer.alloc(9999), [i].map(String));
+    parentPort.postMessage('done');
+  }).postMessage('ready');`,
+  { eval: true });
 
-function finish() {
-  // It stays, so that its code does.
-  const worker = new Worker(
-    `const list = [];
-    for (let i = 0; i < 50; i++) list.push(require('zlib').deflateSync('text'), Buffer.alloc(9999));
-    require('worker_threads').parentPort.on('message', () => list).postMessage(0);`,
-    { eval: true });
-  worker.on('message', () => {
-    console.log('done');
-    process.stdin.once('end', () => process.exit(0));
-    process.stdin.resume();
+function work() {
+  round(600, () => {
+    worker.postMessage('go');
+    worker.once('message', () => {
+      console.log('done');
+      process.stdin.once('end', () => process.exit(0));
+      process.stdin.resume();
+    });
   });
 }
 
-// The first rounds make V8 map most of its code.
-round(300, () => {
+// What comes before the start makes V8 map most of its code.
+worker.once('message', () => round(300, () => {
   console.log(`ready ${process.pid}`);
   process.stdin.once('data', work);
-});
+}));

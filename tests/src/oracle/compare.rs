@@ -234,8 +234,13 @@ impl Outcome {
         mismatch.frames += (oracles.len().max(reports.len()) - equal) as u64;
         if mismatch.example.is_empty() {
             let from = from_leaf.saturating_sub(3);
+            let address = oracle.frames.get(from_leaf);
+            let address = address.map_or("its end".to_string(), |frame| {
+                format!("{:#x}", frame.address)
+            });
             mismatch.example = format!(
-                "frame {from_leaf}\n      oracle: {} ({:?})\n      report: {} ({})",
+                "frame {from_leaf}, of the oracle's at {}\n      oracle: {} ({:?})\n      report: {} ({})",
+                address,
                 some(&oracles, from),
                 oracle.end,
                 some(&reports, from),

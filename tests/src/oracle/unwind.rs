@@ -24,6 +24,8 @@ pub struct Frame {
     pub module: String,
     /// Address of the call's last byte, or of an interrupted instruction, as the file counts.
     pub offset: u64,
+    /// The same in memory.
+    pub address: u64,
 }
 
 /// How a walk ended.
@@ -115,6 +117,7 @@ impl<'s> Walker<'s> {
             stack.frames.push(Frame {
                 module: mapping.name.clone(),
                 offset: look_up.wrapping_sub(mapping.bias),
+                address: look_up,
             });
             is_call = true;
             match self.step(mapping, look_up, at, &memory) {
