@@ -34,7 +34,10 @@ pub(super) fn make(code: &Code<'_>) -> Vec<RuleAt> {
     let mut done = 0;
     certain(&code, &mut flow, &mut done);
     pointed(&code, &mut flow, &mut done);
-    left_over(&code, &mut flow, &mut done);
+    left_over(&mut flow, |flow, address| try_branch(&code, flow, address));
+    left_over(&mut flow, |flow, address| {
+        try_function(flow, address, Trust::LeftOver, &mut done)
+    });
     collect(&code, &flow, &mut rows);
 
     // What was found out comes after the first row of its gap, and takes its place.
@@ -106,9 +109,8 @@ fn try_function(flow: &mut Flow<'_, '_>, address: u64, trust: Trust, done: &mut 
     !flow.is_new(address)
 }
 
-/// Code that nothing is known to lead to: functions, and branches of switch statements whose jump
-/// tables were not found.
-fn left_over(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
+/// Gives code that nothing is known to lead to, piece by piece, to what may know what it is.
+fn left_over(flow: &mut Flow<'_, '_>, mut known: impl FnMut(&mut Flow<'_, '_>, u64) -> bool) {
     let gaps: Vec<_> = flow.found.text.gaps().collect();
     for (addresses, indices) in gaps {
         let mut at = 0;
@@ -120,8 +122,7 @@ fn left_over(code: &Code<'_>, flow: &mut Flow<'_, '_>, done: &mut usize) {
             }
             let rest = flow.found.text.bytes(indices.start + at..indices.end);
             match padding(rest, address) {
-                0 if try_branch(code, flow, address) => {}
-                0 if try_function(flow, address, Trust::LeftOver, done) => {}
+                0 if known(flow, address) => {}
                 0 => at += sense(flow, address),
                 bytes => at += bytes,
             }
