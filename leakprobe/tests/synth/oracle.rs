@@ -76,9 +76,24 @@ impl<'a> Subject<'a> {
         let relocations = self.file.dynamic_relocations().into_iter().flatten();
         let targets = relocations.map(|(_, relocation)| relocation.addend() as u64);
         let mut targets: Vec<_> = targets.collect();
+        if self.file.kind() == object::ObjectKind::Executable {
+            targets.extend(self.words());
+        }
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+
+    /// The words of data.
+    fn words(&self) -> Vec<u64> {
+        let data = self.file.sections().filter(|section| {
+            section.kind() == object::SectionKind::Data && section.address() % 8 == 0
+        });
+        data.flat_map(|section| section.data().unwrap_or_default().to_vec())
+            .collect::<Vec<u8>>()
+            .chunks_exact(8)
+            .filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)))
+            .collect()
     }
 
     /// All instructions that the section `.debug_frame` or else `.eh_frame` tells of.

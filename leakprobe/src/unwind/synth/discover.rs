@@ -273,8 +273,13 @@ impl<'a> Discovery<'a> {
     }
 
     fn note_pointer(&mut self, i: &Instruction) {
-        if i.mnemonic() == Mnemonic::Lea && i.is_ip_rel_memory_operand() {
-            let to = i.ip_rel_memory_address();
+        let to = match i.mnemonic() {
+            Mnemonic::Lea if i.is_ip_rel_memory_operand() => Some(i.ip_rel_memory_address()),
+            // In programs for fixed addresses.
+            Mnemonic::Mov if i.op1_kind() == OpKind::Immediate32 => Some(i.immediate(1)),
+            _ => None,
+        };
+        if let Some(to) = to {
             if self.text.find(to).is_some() && self.seen_pointers.insert(to) {
                 self.pointers.push(to);
             }

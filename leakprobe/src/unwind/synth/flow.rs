@@ -75,6 +75,8 @@ struct Outcome {
     ends: bool,
     /// It returns with the stack that it came with.
     returns: bool,
+    /// It calls with a stack that is not aligned to 16 bytes. Some do, but few.
+    crooked: bool,
 }
 
 impl Outcome {
@@ -83,7 +85,7 @@ impl Outcome {
         match trust {
             Trust::Known => true,
             Trust::Pointed => even && self.ends,
-            Trust::LeftOver => even && self.returns,
+            Trust::LeftOver => even && self.returns && !self.crooked,
         }
     }
 }
@@ -305,6 +307,7 @@ impl<'d, 'c> Flow<'d, 'c> {
                     return None;
                 }
                 FlowControl::Call | FlowControl::IndirectCall => {
+                    outcome.crooked |= self.states.get(before).is_crooked();
                     if !self.comes_back(&i, before, id, number) {
                         outcome.ends = true;
                         return None;

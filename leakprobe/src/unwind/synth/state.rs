@@ -190,6 +190,11 @@ impl State {
         matches!(self.registers[SP], Value::Cfa(offset) if offset > -8)
     }
 
+    /// Whether the stack is not as aligned as calls must find it.
+    pub fn is_crooked(&self) -> bool {
+        matches!(self.registers[SP], Value::Cfa(offset) if offset % 16 != 0)
+    }
+
     /// Whether nobody knows the caller's frame pointer.
     pub fn has_lost_fp(&self) -> bool {
         self.fp_rule().0 == FpRule::Lost
