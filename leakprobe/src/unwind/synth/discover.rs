@@ -9,7 +9,7 @@ use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind};
 
 use super::Code;
 use super::tables::{self, Recent};
-use super::text::{INSIDE, INSTRUCTION, Padding, START, SystemCall, Text};
+use super::text::{INSIDE, INSTRUCTION, POINTER, Padding, START, SystemCall, TARGET, Text};
 
 /// Instructions that are looked at, at most, in all.
 const MAX_INSTRUCTIONS: usize = 8 << 20;
@@ -70,7 +70,10 @@ pub(super) struct Discovery<'a> {
 
 impl<'a> Discovery<'a> {
     pub fn new(code: &'a Code<'a>) -> Self {
-        let text = Text::read(code);
+        let mut text = Text::read(code);
+        for &pointer in code.pointers {
+            text.mark_address(pointer, POINTER);
+        }
         Self {
             code,
             owner: vec![u32::MAX; text.len()],
@@ -117,7 +120,7 @@ impl<'a> Discovery<'a> {
             return;
         }
         for mark in &mut self.text.marks {
-            *mark &= START;
+            *mark &= START | POINTER;
         }
         self.owner.fill(u32::MAX);
         self.tables.clear();
@@ -274,15 +277,16 @@ impl<'a> Discovery<'a> {
 
     fn note_pointer(&mut self, i: &Instruction) {
         let to = match i.mnemonic() {
-            Mnemonic::Lea if i.is_ip_rel_memory_operand() => Some(i.ip_rel_memory_address()),
-            // In programs for fixed addresses.
-            Mnemonic::Mov if i.op1_kind() == OpKind::Immediate32 => Some(i.immediate(1)),
-            _ => None,
+            Mnemonic::Lea if i.is_ip_rel_memory_operand() => i.ip_rel_memory_address(),
+            // In programs for fixed addresses, but it may be any number.
+            Mnemonic::Mov if i.op1_kind() == OpKind::Immediate32 => i.immediate(1),
+            _ => return,
         };
-        if let Some(to) = to {
-            if self.text.find(to).is_some() && self.seen_pointers.insert(to) {
-                self.pointers.push(to);
-            }
+        if self.text.find(to).is_some() && self.seen_pointers.insert(to) {
+            self.pointers.push(to);
+        }
+        if i.mnemonic() == Mnemonic::Lea {
+            self.text.mark_address(to, POINTER);
         }
     }
 
@@ -335,7 +339,7 @@ impl<'a> Discovery<'a> {
 
     fn jump(&mut self, targets: impl IntoIterator<Item = u64>, function: usize) {
         for to in targets {
-            self.text.mark_target(to);
+            self.text.mark_address(to, TARGET);
             self.work.push_back((to, function));
         }
     }

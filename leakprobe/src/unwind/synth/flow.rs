@@ -84,7 +84,7 @@ impl Outcome {
         let even = !self.uneven && !self.conflicts;
         match trust {
             Trust::Known => true,
-            Trust::Pointed => even && self.ends,
+            Trust::Pointed => even && self.ends && !self.crooked,
             Trust::LeftOver => even && self.returns && !self.crooked,
         }
     }

@@ -18,6 +18,8 @@ pub(super) const INSIDE: u8 = 2;
 pub(super) const START: u8 = 4;
 /// A jump leads here.
 pub(super) const TARGET: u8 = 8;
+/// A pointer leads here.
+pub(super) const POINTER: u8 = 16;
 
 /// The bytes of the gaps.
 pub(super) struct Text {
@@ -102,16 +104,16 @@ impl Text {
         };
         match padding(&self.bytes[index..end], address) {
             after if index + after == end => Padding::ToEnd,
-            after if self.marks[index + after] & START != 0 => Padding::ToEnd,
+            after if self.marks[index + after] & (START | POINTER) != 0 => Padding::ToEnd,
             0 => Padding::None,
             _ => Padding::ToCode,
         }
     }
 
-    /// Notes that a jump leads to an address.
-    pub fn mark_target(&mut self, address: u64) {
+    /// Notes that a jump or a pointer leads to an address.
+    pub fn mark_address(&mut self, address: u64, mark: u8) {
         if let Some((index, _)) = self.find(address) {
-            self.marks[index] |= TARGET;
+            self.marks[index] |= mark;
         }
     }
 
