@@ -36,9 +36,9 @@ pub struct Report {
     pub differences: Vec<(u64, &'static str, Rule, Rule)>,
 }
 
-/// Compares all instructions; functions of `.symtab` are told only if `all`.
-pub fn compare(data: &[u8], all: bool) -> Report {
-    let subject = Subject::new(data);
+/// What `synth` makes of an object's code, and how long it takes. Functions of `.symtab` are told
+/// only if `all`.
+pub fn synthesize(subject: &Subject<'_>, all: bool) -> (Vec<RuleAt>, Duration) {
     let (gaps, functions) = (subject.code(), subject.functions(all));
     let pointers = subject.pointers();
     let read = |range| subject.read(range);
@@ -52,8 +52,15 @@ pub fn compare(data: &[u8], all: bool) -> Report {
     };
     let start = Instant::now();
     let rows = rows(&code);
+    (rows, start.elapsed())
+}
+
+/// Compares all instructions.
+pub fn compare(data: &[u8], all: bool) -> Report {
+    let subject = Subject::new(data);
+    let (rows, time) = synthesize(&subject, all);
     let mut report = Report {
-        time: start.elapsed(),
+        time,
         rows: rows.len(),
         ..Default::default()
     };

@@ -12,9 +12,12 @@
 
 mod discover;
 mod flow;
+mod functions;
+mod path;
 mod rows;
 mod special;
 mod state;
+mod states;
 mod step;
 mod tables;
 #[cfg(test)]
