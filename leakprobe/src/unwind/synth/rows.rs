@@ -66,15 +66,23 @@ fn row(address: u64, rule: Rule) -> RuleAt {
     RuleAt { address, rule }
 }
 
-/// Whether all of a gap keeps frame pointers.
+/// Whether all of a gap keeps frame pointers. Dense prologues alone do not show that where functions
+/// have symbols: C libraries built with frame pointers have other code, too.
 fn is_framed(code: &Code<'_>, gap: &Range<u64>) -> bool {
     let size = gap.end.saturating_sub(gap.start);
     let named = || code.framed.iter().any(|address| gap.contains(address));
+    let has_functions = || {
+        let after = code
+            .functions
+            .partition_point(|range| range.start < gap.start);
+        let first = code.functions.get(after);
+        first.is_some_and(|range| range.start < gap.end)
+    };
     let dense = || {
         let bytes = (code.read)(gap.start..gap.start + size.min(special::LARGE));
         bytes.is_some_and(|bytes| special::keeps_frame_pointers(&bytes))
     };
-    size >= special::LARGE && (named() || dense())
+    size >= special::LARGE && (named() || !has_functions() && dense())
 }
 
 /// Functions that have a symbol, or are called by others.
