@@ -37,6 +37,8 @@ pub const TESTS: &[&str] = &[
     "nodejs",
     "python3",
 ];
+/// Compiling musl with unwind information.
+pub const MUSL_DEBUG: &[&str] = &["gcc", "libc6-dev", "make", "tar"];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
 /// Running the demonstration.
@@ -56,12 +58,14 @@ const MARKERS: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("libc6-dev", "/usr/include/stdlib.h"),
     ("libxml2-utils", "/usr/bin/xmllint"),
+    ("make", "make"),
     ("musl-tools", "musl-gcc"),
     ("nodejs", "/usr/bin/node"),
     ("python3", "/usr/bin/python3"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
+    ("tar", "tar"),
 ];
 
 /// Makes sure that all of these packages, or the same programs from elsewhere, are here.
