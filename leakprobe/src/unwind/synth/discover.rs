@@ -12,7 +12,7 @@ use super::tables::{self, Recent};
 use super::text::{Bytes, INSIDE, INSTRUCTION, POINTER, Padding, START, SystemCall, TARGET, Text};
 
 /// Instructions and jumps that are looked at, at most, in all.
-const MAX_WORK: usize = 8 << 20;
+const MAX_WORK: usize = 4 << 20;
 
 /// What is known of the functions.
 pub(super) struct Discovery<'a> {

@@ -15,9 +15,11 @@ use super::states::{Id, NEVER, NOTHING, States};
 use super::text::INSIDE;
 
 /// Instructions of one function that are looked at, again and again, at most.
-const MAX_STEPS: usize = 1 << 20;
-/// The same, of all functions.
-const MAX_ALL_STEPS: usize = 16 << 20;
+const MAX_STEPS: usize = 1 << 19;
+/// The same, of all functions, for each byte of code, and in all. Real code takes less than half a
+/// step for a byte.
+const MAX_STEPS_PER_BYTE: usize = 4;
+const MAX_ALL_STEPS: usize = 8 << 20;
 /// How often a function is begun anew because a call turned out not to return.
 const MAX_ATTEMPTS: usize = 16;
 
@@ -83,12 +85,14 @@ pub(super) struct Flow<'d, 'c> {
     pub(super) new_jumps: Vec<u64>,
     steps: usize,
     all_steps: usize,
+    max_all_steps: usize,
 }
 
 impl<'d, 'c> Flow<'d, 'c> {
     pub fn new(found: &'d mut Discovery<'c>) -> Self {
         Self {
             at: vec![NEVER; found.text.len()],
+            max_all_steps: MAX_ALL_STEPS.min(found.text.len() * MAX_STEPS_PER_BYTE),
             found,
             states: States::new(),
             last_calls: Vec::new(),
@@ -218,7 +222,7 @@ impl<'d, 'c> Flow<'d, 'c> {
     pub(super) fn is_too_much(&mut self, steps: usize) -> bool {
         self.steps += steps;
         self.all_steps += steps;
-        let is = self.steps > MAX_STEPS || self.all_steps > MAX_ALL_STEPS;
+        let is = self.steps > MAX_STEPS || self.all_steps > self.max_all_steps;
         if is {
             for &(index, _) in &self.undo {
                 self.at[index] = NOTHING;

@@ -24,6 +24,7 @@ pub(super) fn make(code: &Code<'_>) -> Vec<RuleAt> {
     let (framed, gaps): (Vec<_>, Vec<_>) = code
         .gaps
         .iter()
+        .filter(|gap| !gap.is_empty())
         .cloned()
         .partition(|gap| is_framed(code, gap));
     let mut rows: Vec<RuleAt> = Vec::new();

@@ -8,7 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use super::Code;
 
 /// Bytes of code that are analysed, at most; what lies behind them stays unknown.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+pub(super) const MAX_BYTES: usize = 8 << 20;
 
 /// An instruction starts here.
 pub(super) const INSTRUCTION: u8 = 1;
@@ -48,7 +48,7 @@ impl Bytes {
             let Some(bytes) = (code.read)(gap.start..gap.start + size.min(room as u64)) else {
                 continue;
             };
-            let bytes = &bytes[..bytes.len().min(room)];
+            let bytes = &bytes[..bytes.len().min(room).min(size as usize)];
             if padding(bytes, gap.start) < bytes.len() {
                 all.gaps.push((gap.start, all.bytes.len(), bytes.len()));
                 all.bytes.extend_from_slice(bytes);
