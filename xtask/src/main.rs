@@ -14,6 +14,7 @@ mod docker;
 mod ebpf;
 mod initramfs;
 mod kernels;
+mod musl;
 mod node;
 mod oracle;
 mod packages;
@@ -64,6 +65,8 @@ enum Task {
     Oracle,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
+    /// Compile musl with unwind information, for the tests of rules made of instructions.
+    MuslDebug,
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
         Task::Oracle => oracle::build(&cmd::fixtures()),
+        Task::MuslDebug => musl::prepare(&cmd::fixtures().join("musl-debug")),
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

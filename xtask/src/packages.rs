@@ -46,6 +46,8 @@ pub const TESTS: &[&str] = &[
     "util-linux",
     "xz-utils",
 ];
+/// Compiling musl with unwind information.
+pub const MUSL_DEBUG: &[&str] = &["gcc", "libc6-dev", "make", "tar"];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
 /// Running the demonstration.
@@ -67,6 +69,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("git", "git"),
     ("libc6-dev", "/usr/include/stdlib.h"),
     ("libxml2-utils", "/usr/bin/xmllint"),
+    ("make", "make"),
     ("musl-tools", "musl-gcc"),
     ("nodejs", "/usr/bin/node"),
     ("openjdk-17-jdk-headless", "/usr/bin/javac"),
@@ -77,6 +80,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
     ("sqlite3", "/usr/bin/sqlite3"),
+    ("tar", "tar"),
     ("util-linux", "setpriv"),
     ("xz-utils", "xz"),
 ];
