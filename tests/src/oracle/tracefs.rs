@@ -2,8 +2,9 @@
 //! threads cannot inherit those: the kernel then looks for the file's path in the memory of the
 //! process that makes the thread, and the thread cannot be made.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +22,8 @@ pub struct Events {
     names: Vec<String>,
     /// The number of each, for `perf_event_open`.
     pub ids: Vec<u64>,
-    mounted: Option<TempDir>,
+    /// The root of a tracefs that is mounted nowhere any more.
+    _root: Option<File>,
 }
 
 impl Events {
@@ -49,20 +51,12 @@ impl Events {
             folder: USUAL.into(),
             names: Vec::new(),
             ids: Vec::new(),
-            mounted: None,
+            _root: None,
         };
         if !Path::new(USUAL).join("uprobe_events").exists() {
-            let folder = TempDir::new().expect("failed to make a temporary folder");
-            mount(
-                "tracefs",
-                folder.path(),
-                "tracefs",
-                MountFlags::empty(),
-                None,
-            )
-            .unwrap_or_else(|error| panic!("failed to mount tracefs: {error}"));
-            events.folder = folder.path().into();
-            events.mounted = Some(folder);
+            let root = mount_unseen();
+            events.folder = format!("/proc/self/fd/{}", root.as_raw_fd()).into();
+            events._root = Some(root);
         }
         events.sweep();
         events
@@ -104,9 +98,17 @@ impl Drop for Events {
             // After a panic it may still be in use; the next test sweeps it away.
             let _ = self.try_command(&format!("-:{name}"));
         }
-        if let Some(folder) = &self.mounted {
-            // When it fails, the folder cannot be removed either, and stays visible.
-            let _ = unmount(folder.path(), UnmountFlags::empty());
-        }
     }
+}
+
+/// A tracefs for as long as the file is open: nothing is left of it, not even after a kill.
+fn mount_unseen() -> File {
+    let folder = TempDir::new().expect("failed to make a temporary folder");
+    let path = folder.path();
+    mount("tracefs", path, "tracefs", MountFlags::empty(), None)
+        .unwrap_or_else(|error| panic!("failed to mount tracefs: {error}"));
+    let root = File::open(path);
+    unmount(path, UnmountFlags::DETACH)
+        .unwrap_or_else(|error| panic!("failed to unmount tracefs: {error}"));
+    root.expect("failed to open the root of tracefs")
 }
