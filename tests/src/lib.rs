@@ -10,6 +10,7 @@ pub mod code;
 pub mod exact;
 pub mod leakprobe;
 pub mod node;
+pub mod oracle;
 pub mod process;
 pub mod report;
 pub mod victim;

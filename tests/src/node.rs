@@ -186,7 +186,7 @@ pub fn output(command: &mut Command) -> Result<String, String> {
 }
 
 /// The root file system of the musl Node: an absolute path, `LEAKPROBE_FIXTURES` or xtask's.
-fn rootfs() -> PathBuf {
+pub fn rootfs() -> PathBuf {
     let fixtures = match std::env::var_os("LEAKPROBE_FIXTURES") {
         Some(folder) => folder.into(),
         None => target_dir().join("fixtures"),

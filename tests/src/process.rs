@@ -64,9 +64,19 @@ impl Process {
         self.next_line(&self.stdout, what, |_| true)
     }
 
+    /// The next line of stdout that starts with `start`; panics with what came instead.
+    pub fn stdout_line(&self, start: &str) -> String {
+        self.next_line(&self.stdout, start, |line| line.starts_with(start))
+    }
+
     /// The next line of stderr that starts with `start`; panics with what came instead.
     pub fn stderr_line(&self, start: &str) -> String {
         self.next_line(&self.stderr, start, |line| line.starts_with(start))
+    }
+
+    /// The next line of stderr that has `part` in it; panics with what came instead.
+    pub fn stderr_line_with(&self, part: &str) -> String {
+        self.next_line(&self.stderr, part, |line| line.contains(part))
     }
 
     fn next_line(&self, from: &Lines, what: &str, wanted: impl Fn(&str) -> bool) -> String {

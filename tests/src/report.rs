@@ -99,6 +99,8 @@ pub struct Stack {
     pub newest_ns: Option<u64>,
     /// Leaf first.
     pub frames: Vec<Frame>,
+    /// Why it ends before the thread's start, if it does.
+    pub end: Option<String>,
 }
 
 impl Stack {

@@ -16,6 +16,7 @@ mod initramfs;
 mod kernels;
 mod musl;
 mod node;
+mod oracle;
 mod packages;
 mod qemu;
 mod sum;
@@ -60,6 +61,8 @@ enum Task {
     },
     /// Compile the victims of the end-to-end tests into target/fixtures/victims.
     Victims,
+    /// Build the programs whose stacks the tests compare with another unwinder's.
+    Oracle,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
     /// Compile musl with unwind information, for the tests of rules made of instructions.
@@ -88,6 +91,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
         Task::MuslDebug => musl::prepare(&cmd::fixtures().join("musl-debug")),
+        Task::Oracle => oracle::build(&cmd::fixtures()),
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

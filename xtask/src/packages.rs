@@ -24,9 +24,12 @@ pub const KERNELS: &[&str] = &[
 ];
 /// Running the tests on this machine.
 pub const TESTS: &[&str] = &[
+    "bash",
     "binutils",
     "docker.io",
+    "g++",
     "gcc",
+    "git",
     "libc6-dev",
     "libjemalloc2",
     "libmimalloc2.0",
@@ -36,7 +39,11 @@ pub const TESTS: &[&str] = &[
     "musl-tools",
     "nodejs",
     "openjdk-17-jdk-headless",
+    "php8.2-cli",
+    "postgresql-15",
     "python3",
+    "sqlite3",
+    "util-linux",
     "xz-utils",
 ];
 /// Compiling musl with unwind information.
@@ -57,18 +64,24 @@ const MARKERS: &[(&str, &str)] = &[
     ),
     ("docker.io", "dockerd"),
     ("dpkg", "dpkg-deb"),
+    ("g++", "g++"),
     ("gcc", "gcc"),
+    ("git", "git"),
     ("libc6-dev", "/usr/include/stdlib.h"),
     ("libxml2-utils", "/usr/bin/xmllint"),
     ("make", "make"),
     ("musl-tools", "musl-gcc"),
     ("nodejs", "/usr/bin/node"),
-    ("openjdk-17-jdk-headless", "/usr/bin/jcmd"),
+    ("openjdk-17-jdk-headless", "/usr/bin/javac"),
+    ("php8.2-cli", "/usr/bin/php8.2"),
+    ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres"),
     ("python3", "/usr/bin/python3"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
     ("tar", "tar"),
+    ("sqlite3", "/usr/bin/sqlite3"),
+    ("util-linux", "setpriv"),
     ("xz-utils", "xz"),
 ];
 

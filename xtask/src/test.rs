@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf::{self, Rebuilt};
 use crate::sum::Sum;
-use crate::{cmd, kernels, musl, node, packages, victims};
+use crate::{cmd, kernels, musl, node, oracle, packages, victims};
 
 /// What to leave out, and what to test.
 #[derive(clap::Args)]
@@ -28,6 +28,7 @@ pub fn run(options: &Options) -> Result<()> {
     victims::build(&cmd::fixtures().join("victims"))?;
     node::prepare(&cmd::fixtures())?;
     musl::prepare(&cmd::fixtures().join("musl-debug"))?;
+    oracle::build(&cmd::fixtures())?;
 
     let mut total = Sum::default();
     for object in objects(options.object.as_deref())? {

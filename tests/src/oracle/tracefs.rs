@@ -1,0 +1,106 @@
+//! Probe events by the kernel's tracefs. The events of the uprobe PMU would need none, but new
+//! threads cannot inherit those: the kernel then looks for the file's path in the memory of the
+//! process that makes the thread, and the thread cannot be made.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+use super::sampler::Place;
+
+const USUAL: &str = "/sys/kernel/tracing";
+const GROUP: &str = "leakprobe_oracle";
+
+/// Defined probe events; removed when dropped. They cost nothing until they are opened.
+pub struct Events {
+    folder: PathBuf,
+    names: Vec<String>,
+    /// The number of each, for `perf_event_open`.
+    pub ids: Vec<u64>,
+    mounted: Option<TempDir>,
+}
+
+impl Events {
+    /// Defines an event for each place. Panics when the kernel refuses.
+    pub fn define(places: &[Place]) -> Events {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let mut events = Events::open();
+        for place in places {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{GROUP}/p{}_{number}", std::process::id());
+            events.command(&format!("p:{name} {}:{:#x}", place.path, place.offset));
+            let id = events.folder.join("events").join(&name).join("id");
+            events.names.push(name);
+            let text = fs::read_to_string(&id)
+                .unwrap_or_else(|error| panic!("failed to read `{}`: {error}", id.display()));
+            events
+                .ids
+                .push(text.trim().parse().expect("an event's id is a number"));
+        }
+        events
+    }
+
+    fn open() -> Events {
+        let mut events = Events {
+            folder: USUAL.into(),
+            names: Vec::new(),
+            ids: Vec::new(),
+            mounted: None,
+        };
+        if !Path::new(USUAL).join("uprobe_events").exists() {
+            let folder = TempDir::new().expect("failed to make a temporary folder");
+            mount(
+                "tracefs",
+                folder.path(),
+                "tracefs",
+                MountFlags::empty(),
+                None,
+            )
+            .unwrap_or_else(|error| panic!("failed to mount tracefs: {error}"));
+            events.folder = folder.path().into();
+            events.mounted = Some(folder);
+        }
+        events.sweep();
+        events
+    }
+
+    /// Removes what a killed test has left.
+    fn sweep(&self) {
+        let list = fs::read_to_string(self.folder.join("uprobe_events")).unwrap_or_default();
+        for name in list
+            .lines()
+            .filter_map(|line| line.split([':', ' ']).nth(1))
+        {
+            let pid = name.strip_prefix(GROUP).and_then(|rest| {
+                let (pid, _) = rest.strip_prefix("/p")?.split_once('_')?;
+                Some(Path::new("/proc").join(pid))
+            });
+            if pid.is_some_and(|process| !process.exists()) {
+                self.command(&format!("-:{name}"));
+            }
+        }
+    }
+
+    fn command(&self, line: &str) {
+        let path = self.folder.join("uprobe_events");
+        let file = OpenOptions::new().append(true).open(path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .unwrap_or_else(|error| panic!("failed to tell tracefs `{line}`: {error}"));
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for name in &self.names {
+            self.command(&format!("-:{name}"));
+        }
+        if let Some(folder) = &self.mounted {
+            // When it fails, the folder cannot be removed either, and stays visible.
+            let _ = unmount(folder.path(), UnmountFlags::empty());
+        }
+    }
+}
