@@ -25,7 +25,7 @@ pub struct Unwinder {
     kernel: KernelTables,
     cache: Option<Cache>,
     /// By module (its place in memory, which the `Arc` in the value keeps).
-    modules: HashMap<*const Module, (Arc<Module>, Code)>,
+    modules: HashMap<usize, (Arc<Module>, Code)>,
     published: Vec<CodeMapping>,
     space: Option<u64>,
     problems: BTreeMap<String, String>,
@@ -84,9 +84,9 @@ impl Unwinder {
     fn learn(&mut self, pid: u32, mappings: &Mappings) -> Result<()> {
         let mut new: Vec<&CodeRange> = Vec::new();
         for range in mappings.executable() {
-            let key = Arc::as_ptr(&range.module);
+            let key = place(&range.module);
             if !self.modules.contains_key(&key)
-                && new.iter().all(|known| Arc::as_ptr(&known.module) != key)
+                && new.iter().all(|known| place(&known.module) != key)
             {
                 new.push(range);
             }
@@ -118,7 +118,7 @@ impl Unwinder {
                     Code::Unknown
                 }
             };
-            self.modules.insert(Arc::as_ptr(&module), (module, code));
+            self.modules.insert(place(&module), (module, code));
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Unwinder {
             // Only the vsyscall page is in the kernel's half, and nobody calls from there.
             .filter(|range| range.end <= i64::MAX as u64)
             .filter_map(|range| {
-                let (_, code) = self.modules.get(&Arc::as_ptr(&range.module))?;
+                let (_, code) = self.modules.get(&place(&range.module))?;
                 let mut entry = CodeMapping {
                     start: range.start,
                     end: range.end,
@@ -193,6 +193,11 @@ impl Unwinder {
     pub fn size(&self) -> (usize, u32) {
         (self.kernel.bytes(), self.kernel.rows())
     }
+}
+
+/// Which module it is: its place in memory.
+fn place(module: &Arc<Module>) -> usize {
+    Arc::as_ptr(module).addr()
 }
 
 /// Builds the tables of some modules, on all CPUs; `None` for generated code.
