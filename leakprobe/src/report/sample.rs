@@ -106,6 +106,7 @@ pub fn profile() -> Profile {
         stack([0, 0, 1_288_490_188, 5_122_420], freed),
     ];
     stacks[1].newest_ns = stacks[1].oldest_ns;
+    stacks[1].end = Some("no_mapping");
     let mut profile = of_stacks(&[]);
     profile.target = TargetInfo {
         pid: 12_345,

@@ -377,8 +377,9 @@ mod tests {
                 let mut damaged = bytes[..bytes.len() - 32].to_vec();
                 damaged[at..at + 8].copy_from_slice(&value.to_le_bytes());
                 damaged.extend(blake3::hash(&damaged).as_bytes());
-                // The count of crowded pages is only reported.
-                assert_eq!(decode(key, &damaged).is_some(), at == 56, "{at} {value:x}");
+                // Any page may be the first, and the count of crowded pages is only reported.
+                let fine = at == 56 || at == 48 && value.is_multiple_of(PAGE_SIZE);
+                assert_eq!(decode(key, &damaged).is_some(), fine, "{at} {value:x}");
             }
         }
     }
