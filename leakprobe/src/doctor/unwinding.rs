@@ -8,7 +8,15 @@ use crate::unwind::survey::{Coverage, How, Survey, survey};
 /// Name of all its checks.
 const NAME: &str = "unwinding";
 
-/// Of a module's code, in percent: less with rules than this is worth a word of warning.
+/// Of a module's code, in percent: with less unwind information than this it is not as usual. The
+/// vDSO has some code that the kernel puts into other places, and nothing is known of that.
+const USUAL: u64 = 80;
+
+/// Bytes without unwind information that are not worth a word: every program has some from the C
+/// library's start-up files.
+const LITTLE: u64 = 1024;
+
+/// Of a module's code, in percent: with less rules of all kinds than this it is worth a word of warning.
 const ENOUGH: u64 = 90;
 
 /// All modules in which a frame of the process can be.
@@ -59,23 +67,19 @@ fn describe(modules: &[Survey], generates: bool) -> Vec<Check> {
     checks
 }
 
-/// What is to be said of a module, unless unwind information covers nearly all of it.
+/// What is to be said of a module, unless unwind information covers most of it.
 fn unusual(found: &Coverage) -> Option<String> {
-    let made = percent(found.made, found);
-    if found.code == 0 {
-        None
-    } else if found.informed == 0 {
-        Some(format!(
-            "no unwind information; rules made from its instructions for {made} % of its code"
-        ))
-    } else if percent(found.informed, found) < ENOUGH {
-        Some(format!(
-            "unwind information for {} % of its code, rules made from its instructions for {made} %",
-            percent(found.informed, found)
-        ))
-    } else {
-        None
+    let (informed, made) = (percent(found.informed, found), percent(found.made, found));
+    if informed >= USUAL || found.code - found.informed < LITTLE {
+        return None;
     }
+    let informed = match informed {
+        0 if found.informed == 0 => "no unwind information".to_owned(),
+        0 => "hardly any unwind information".to_owned(),
+        _ => format!("unwind information for {informed} % of its code"),
+    };
+    let made = format!("rules made from its instructions for {made} %");
+    Some(format!("{informed}, {made}"))
 }
 
 fn line(text: String, found: &Coverage) -> Check {
@@ -138,8 +142,10 @@ mod tests {
     fn what_is_not_is_named() {
         let modules = [
             module("/bin/a", 990, 5, 5),
-            module("/lib/libc.so", 0, 985, 15),
-            module("/lib/odd.so", 500, 300, 200),
+            module("/lib/libc.so", 0, 9_850, 150),
+            module("/lib/musl.so", 1, 9_850, 149),
+            module("/lib/small.so", 25, 70, 5),
+            module("/lib/odd.so", 5_000, 3_000, 2_000),
             Survey {
                 path: "/lib/gone.so".into(),
                 how: How::Not(anyhow::anyhow!("its file could not be opened")),
@@ -160,12 +166,16 @@ mod tests {
             [
                 (
                     ok,
-                    "1 module with unwind information (46 500 rows in all tables)"
+                    "2 modules with unwind information (77 500 rows in all tables)"
                 ),
                 (
                     ok,
-                    "/lib/libc.so: no unwind information; rules made from its instructions for \
-                     98 % of its code"
+                    "/lib/libc.so: no unwind information, rules made from its instructions for 98 %"
+                ),
+                (
+                    ok,
+                    "/lib/musl.so: hardly any unwind information, rules made from its \
+                     instructions for 98 %"
                 ),
                 (
                     degraded,
