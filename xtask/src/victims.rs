@@ -37,7 +37,11 @@ const ONLY: &[(&str, &[&str])] = &[
     ("pvalloc", &["glibc", "glibc-static"]),
     ("stripped", &["glibc-static", "musl-static"]),
     ("jit", &["glibc", "musl"]),
+    ("late", &["glibc", "musl"]),
 ];
+
+/// Victims that load a library, made of the same source: `NAME.so` beside them.
+const WITH_LIBRARY: &[&str] = &["late"];
 
 /// The victim `names`, without its symbols: they are somewhere else.
 struct Variant {
@@ -131,6 +135,14 @@ pub fn build(out: &Path) -> Result<()> {
                 command.arg("-s");
             }
             run(command.arg("-o").arg(&binary).arg(source))?;
+            if WITH_LIBRARY.contains(&name) {
+                let mut command = Command::new(compiler);
+                command
+                    .args(C_FLAGS)
+                    .args(["-fPIC", "-shared", "-DLIBRARY"]);
+                let library = binary.with_extension("so");
+                run(command.arg("-o").arg(library).arg(source))?;
+            }
         }
     }
 
