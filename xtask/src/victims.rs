@@ -103,7 +103,7 @@ impl Variant {
     }
 }
 
-/// Compiles every victim to `out/FLAVOR/NAME`, the 32-bit program to `out/other/loop32`, the
+/// Compiles every victim to `out/FLAVOR/NAME` (its library, if it loads one, to `NAME.so`), the 32-bit program to `out/other/loop32`, the
 /// victim `names` stripped in several ways to `out/other/names-HOW`, and copies the Python script to `out/other/leak.py`. What is newer than its sources is left alone.
 ///
 /// Errors: a compiler is missing, or a victim does not compile.
