@@ -2,6 +2,7 @@
 //! it has its own sources and state and does not know what is installed, so the machine may be of
 //! another release, or no Debian at all as long as it has apt and Debian's keys.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -61,6 +62,26 @@ impl Release {
             .find_map(|line| line.trim().strip_prefix("Depends: "))
             .map(str::to_string)
             .with_context(|| format!("the package `{package}` depends on nothing"))
+    }
+
+    /// Downloads a package's source as its authors published it, and returns the archive.
+    pub fn source(&self, package: &str, into: &Path) -> Result<PathBuf> {
+        let list = self.dir.join("etc/sources.list");
+        let text = fs::read_to_string(&list)
+            .with_context(|| format!("failed to read `{}`", list.display()))?;
+        let sources = text.replace("deb [arch=amd64 ", "deb-src [");
+        write(&self.dir.join("etc/sources.list.d/source.list"), &sources)?;
+        cmd::run(self.apt("apt-get").args(["-q", "--error-on=any", "update"]))?;
+        cmd::run(
+            self.apt("apt-get")
+                .args(["-q", "source", "--download-only", "--tar-only", package])
+                .current_dir(into),
+        )?;
+        into.read_dir()
+            .with_context(|| format!("failed to list `{}`", into.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.to_string_lossy().contains(".orig.tar."))
+            .with_context(|| format!("`apt-get source {package}` left no archive"))
     }
 
     /// Downloads a package and unpacks it into the directory `into`.

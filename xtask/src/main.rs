@@ -14,6 +14,7 @@ mod docker;
 mod ebpf;
 mod initramfs;
 mod kernels;
+mod musl;
 mod node;
 mod packages;
 mod qemu;
@@ -61,6 +62,8 @@ enum Task {
     Victims,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
+    /// Compile musl with unwind information, for the tests of rules made of instructions.
+    MuslDebug,
 }
 
 fn main() -> ExitCode {
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<()> {
         Task::Ebpf { check: false } => ebpf::update(),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
+        Task::MuslDebug => musl::prepare(&cmd::fixtures().join("musl-debug")),
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

@@ -39,6 +39,8 @@ pub const TESTS: &[&str] = &[
     "python3",
     "xz-utils",
 ];
+/// Compiling musl with unwind information.
+pub const MUSL_DEBUG: &[&str] = &["gcc", "libc6-dev", "make", "tar"];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
 /// Running the demonstration.
@@ -58,6 +60,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("gcc", "gcc"),
     ("libc6-dev", "/usr/include/stdlib.h"),
     ("libxml2-utils", "/usr/bin/xmllint"),
+    ("make", "make"),
     ("musl-tools", "musl-gcc"),
     ("nodejs", "/usr/bin/node"),
     ("openjdk-17-jdk-headless", "/usr/bin/jcmd"),
@@ -65,6 +68,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
+    ("tar", "tar"),
     ("xz-utils", "xz"),
 ];
 

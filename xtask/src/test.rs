@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf::{self, Rebuilt};
 use crate::sum::Sum;
-use crate::{cmd, kernels, node, packages, victims};
+use crate::{cmd, kernels, musl, node, packages, victims};
 
 /// What to leave out, and what to test.
 #[derive(clap::Args)]
@@ -27,6 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     packages::ensure(packages::TESTS)?;
     victims::build(&cmd::fixtures().join("victims"))?;
     node::prepare(&cmd::fixtures())?;
+    musl::prepare(&cmd::fixtures().join("musl-debug"))?;
 
     let mut total = Sum::default();
     for object in objects(options.object.as_deref())? {

@@ -1,6 +1,6 @@
 //! Rules made of the code next to those that the object's unwind information holds.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use leakprobe::unwind::synth::{Code, rows};
@@ -32,14 +32,22 @@ pub struct Report {
     pub places: Count,
     pub rows: usize,
     pub time: Duration,
-    /// What differs, in order.
+    /// What is not equal at calls, and what is wrong anywhere, in order.
     pub differences: Vec<(u64, &'static str, Rule, Rule)>,
+    /// Where the calls are.
+    call_places: BTreeSet<u64>,
 }
 
-/// Compares all instructions; functions of `.symtab` are told only if `all`.
-pub fn compare(data: &[u8], all: bool) -> Report {
-    let subject = Subject::new(data);
-    let (gaps, functions) = (subject.code(), subject.functions(all));
+impl Report {
+    /// Whether a call is there.
+    pub fn is_call(&self, address: u64) -> bool {
+        self.call_places.contains(&address)
+    }
+}
+
+/// What `synth` makes of an object's code, and how long it takes.
+pub fn synthesize(subject: &Subject<'_>) -> (Vec<RuleAt>, Duration) {
+    let (gaps, functions) = (subject.code(), subject.functions());
     let pointers = subject.pointers();
     let read = |range| subject.read(range);
     let code = Code {
@@ -52,8 +60,15 @@ pub fn compare(data: &[u8], all: bool) -> Report {
     };
     let start = Instant::now();
     let rows = rows(&code);
+    (rows, start.elapsed())
+}
+
+/// Compares all instructions.
+pub fn compare(data: &[u8]) -> Report {
+    let subject = Subject::new(data);
+    let (rows, time) = synthesize(&subject);
     let mut report = Report {
-        time: start.elapsed(),
+        time,
         rows: rows.len(),
         ..Default::default()
     };
@@ -72,7 +87,13 @@ pub fn rule_at(rows: &[RuleAt], address: u64) -> Rule {
 fn add(report: &mut Report, rows: &[RuleAt], address: u64, place: &Place) {
     let ours = rule_at(rows, address);
     let difference = difference(ours, place.rule);
-    for count in [Some(&mut report.places), place.is_call.then_some(&mut report.calls)] {
+    if place.is_call {
+        report.call_places.insert(address);
+    }
+    for count in [
+        Some(&mut report.places),
+        place.is_call.then_some(&mut report.calls),
+    ] {
         let Some(count) = count else { continue };
         count.all += 1;
         *match difference {
@@ -86,9 +107,10 @@ fn add(report: &mut Report, rows: &[RuleAt], address: u64, place: &Place) {
             _ => &mut count.wrong,
         } += 1;
     }
-    if difference != "equal" && (place.is_call || difference == "wrong" || (difference == "none" && std::env::var("NONE").is_ok())) {
-        let difference = if place.is_call { difference } else { "(wrong)" };
-        report.differences.push((address, difference, ours, place.rule));
+    if difference != "equal" && (place.is_call || difference == "wrong") {
+        report
+            .differences
+            .push((address, difference, ours, place.rule));
     }
 }
 
@@ -103,7 +125,10 @@ fn difference(ours: Rule, theirs: Rule) -> &'static str {
         "unsupported"
     } else if ours == NONE {
         "none"
-    } else if ours.kind == theirs.kind && ours.cfa_offset == theirs.cfa_offset && ours.fp & 0xf0 == theirs.fp & 0xf0 {
+    } else if ours.kind == theirs.kind
+        && ours.cfa_offset == theirs.cfa_offset
+        && ours.fp & 0xf0 == theirs.fp & 0xf0
+    {
         let same = |rule| fp(rule) == FpRule::Same as u8;
         if fp(ours) == FpRule::Lost as u8 {
             "fp lost"
@@ -117,13 +142,4 @@ fn difference(ours: Rule, theirs: Rule) -> &'static str {
     } else {
         "wrong"
     }
-}
-
-/// How often each kind of difference appears at calls.
-pub fn kinds(report: &Report) -> BTreeMap<&'static str, usize> {
-    let mut kinds = BTreeMap::new();
-    for (_, difference, _, _) in &report.differences {
-        *kinds.entry(*difference).or_default() += 1;
-    }
-    kinds
 }

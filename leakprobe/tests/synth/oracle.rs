@@ -57,12 +57,11 @@ impl<'a> Subject<'a> {
         code
     }
 
-    /// The functions of .dynsym, and of .symtab if `all`.
-    pub fn functions(&self, all: bool) -> Vec<Range<u64>> {
-        let dynamic = self.file.dynamic_symbols();
-        let other = self.file.symbols().filter(|_| all);
-        let mut functions: Vec<_> = dynamic
-            .chain(other)
+    /// The functions of .dynsym, which is what stripping leaves.
+    pub fn functions(&self) -> Vec<Range<u64>> {
+        let mut functions: Vec<_> = self
+            .file
+            .dynamic_symbols()
             .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
             .map(|symbol| symbol.address()..symbol.address() + symbol.size())
             .collect();
@@ -71,23 +70,55 @@ impl<'a> Subject<'a> {
         functions
     }
 
+    /// The name of the last symbol up to an address.
+    pub fn function_at(&self, address: u64) -> String {
+        let before = self
+            .file
+            .symbols()
+            .filter(|symbol| symbol.is_definition() && symbol.address() <= address);
+        let last = before.max_by_key(|symbol| symbol.address());
+        let name = last.and_then(|symbol| Some(symbol.name().ok()?.to_string()));
+        name.unwrap_or_default()
+    }
+
     /// Where relative relocations point to.
     pub fn pointers(&self) -> Vec<u64> {
         let relocations = self.file.dynamic_relocations().into_iter().flatten();
         let targets = relocations.map(|(_, relocation)| relocation.addend() as u64);
         let mut targets: Vec<_> = targets.collect();
+        if self.file.kind() == object::ObjectKind::Executable {
+            targets.extend(self.words());
+        }
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+
+    /// The words of data.
+    fn words(&self) -> Vec<u64> {
+        let data = self.file.sections().filter(|section| {
+            section.kind() == object::SectionKind::Data && section.address() % 8 == 0
+        });
+        data.flat_map(|section| section.data().unwrap_or_default().to_vec())
+            .collect::<Vec<u8>>()
+            .chunks_exact(8)
+            .filter_map(|word| Some(u64::from_le_bytes(word.try_into().ok()?)))
+            .collect()
     }
 
     /// All instructions that the section `.debug_frame` or else `.eh_frame` tells of.
     pub fn places(&self) -> BTreeMap<u64, Place> {
         let section = |name| {
             let section = self.file.section_by_name(name)?;
-            Some((section.address(), section.uncompressed_data().ok()?.into_owned()))
+            Some((
+                section.address(),
+                section.uncompressed_data().ok()?.into_owned(),
+            ))
         };
-        let text = self.file.section_by_name(".text").map_or(0, |text| text.address());
+        let text = self
+            .file
+            .section_by_name(".text")
+            .map_or(0, |text| text.address());
         let bases = BaseAddresses::default().set_text(text);
         let mut places = BTreeMap::new();
         if let Some((_, data)) = section(".debug_frame") {
@@ -109,7 +140,9 @@ impl<'a> Subject<'a> {
         let mut context = UnwindContext::new();
         let mut entries = frames.entries(bases);
         while let Some(entry) = entries.next().expect("well-formed unwind information") {
-            let CieOrFde::Fde(partial) = entry else { continue };
+            let CieOrFde::Fde(partial) = entry else {
+                continue;
+            };
             let fde = partial.parse(S::cie_from_offset).expect("an FDE");
             // Exception handlers are reached from nowhere, and there are none without CFI.
             if fde.lsda().is_some() {
@@ -120,7 +153,9 @@ impl<'a> Subject<'a> {
                 let start = row.start_address().max(fde.initial_address());
                 let end = row.end_address().min(fde.end_address());
                 let rule = rule(row, fde.cie().encoding(), frames);
-                let Some(bytes) = self.read(start..end) else { continue };
+                let Some(bytes) = self.read(start..end) else {
+                    continue;
+                };
                 for i in Decoder::with_ip(64, &bytes, start, DecoderOptions::NONE).iter() {
                     if i.is_invalid() {
                         break;
@@ -165,11 +200,16 @@ where
         }
         CfaRule::RegisterAndOffset { .. } => return UNSUPPORTED,
         CfaRule::Expression(expression) => match ops(expression)[..] {
-            [Operation::RegisterOffset { register, offset, .. }, Operation::Deref { .. }] => {
-                (deref(register), offset, 0)
-            }
             [
-                Operation::RegisterOffset { register, offset, .. },
+                Operation::RegisterOffset {
+                    register, offset, ..
+                },
+                Operation::Deref { .. },
+            ] => (deref(register), offset, 0),
+            [
+                Operation::RegisterOffset {
+                    register, offset, ..
+                },
                 Operation::Deref { .. },
                 Operation::PlusConstant { value },
             ] => (deref(register), offset, value as u8 / 8),
@@ -179,12 +219,16 @@ where
     let (fp, fp_offset) = match row.register(X86_64::RBP) {
         Some(RegisterRule::Offset(offset)) => (FpRule::Cfa, offset / 8),
         Some(RegisterRule::Expression(expression)) => match ops(&expression)[..] {
-            [Operation::RegisterOffset { register, offset, .. }] if register == X86_64::RBP => {
-                (FpRule::Fp, offset / 8)
-            }
-            [Operation::RegisterOffset { register, offset, .. }] if register == X86_64::RSP => {
-                (FpRule::Sp, offset / 8)
-            }
+            [
+                Operation::RegisterOffset {
+                    register, offset, ..
+                },
+            ] if register == X86_64::RBP => (FpRule::Fp, offset / 8),
+            [
+                Operation::RegisterOffset {
+                    register, offset, ..
+                },
+            ] if register == X86_64::RSP => (FpRule::Sp, offset / 8),
             _ => (FpRule::Lost, 0),
         },
         None | Some(RegisterRule::SameValue) => (FpRule::Same, 0),

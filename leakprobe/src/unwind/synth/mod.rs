@@ -12,9 +12,12 @@
 
 mod discover;
 mod flow;
+mod functions;
+mod path;
 mod rows;
 mod special;
 mod state;
+mod states;
 mod step;
 mod tables;
 #[cfg(test)]
@@ -45,7 +48,7 @@ pub struct Code<'a> {
     pub framed: &'a [u64],
 }
 
-/// Makes rules for all gaps. Sorted; each gap has one at its start, and the last one of a gap holds
+/// Makes rules for all gaps. Sorted; each gap that is not empty has one at its start, and the last one of a gap holds
 /// to the gap's end.
 pub fn rows(code: &Code<'_>) -> Vec<RuleAt> {
     rows::make(code)

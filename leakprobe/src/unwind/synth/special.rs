@@ -21,7 +21,7 @@ pub(super) const LARGE: u64 = 64 << 10;
 const LAST: usize = 64;
 
 /// Ranges of addresses with a rule of their own.
-pub(super) fn rules(text: &Text, entry: u64, last_calls: &[u64]) -> Vec<(Range<u64>, Rule)> {
+pub(super) fn rules(text: &Text<'_>, entry: u64, last_calls: &[u64]) -> Vec<(Range<u64>, Rule)> {
     let mut rules = Vec::new();
     for (addresses, indices) in text.gaps() {
         let bytes = text.bytes(indices);
@@ -51,7 +51,7 @@ pub(super) fn rules(text: &Text, entry: u64, last_calls: &[u64]) -> Vec<(Range<u
 }
 
 /// From an address straight on to where it does not go on.
-fn to_end(text: &Text, start: u64) -> Option<Range<u64>> {
+fn to_end(text: &Text<'_>, start: u64) -> Option<Range<u64>> {
     let mut end = start;
     for i in text.decoder(start)?.into_iter().take(LAST) {
         if i.is_invalid() || end != start && text.marks(end) & START != 0 {

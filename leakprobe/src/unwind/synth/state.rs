@@ -1,6 +1,8 @@
 //! What is known of registers and stack at one place of a function, and which rule follows from it.
 //! How instructions change it is in `step`.
 
+use std::hash::{Hash, Hasher};
+
 use crate::unwind::{FpRule, Rule, RuleKind, UNSUPPORTED};
 
 /// What a register or a word of the stack holds.
@@ -25,6 +27,17 @@ impl Value {
             Value::Base(offset) => add(offset).map_or(Value::Unknown, Value::Base),
             Value::Unknown | Value::Caller => Value::Unknown,
         }
+    }
+
+    /// A number of its own.
+    fn number(self) -> u64 {
+        let (kind, offset) = match self {
+            Value::Unknown => (0, 0),
+            Value::Caller => (1, 0),
+            Value::Cfa(offset) => (2, offset),
+            Value::Base(offset) => (3, offset),
+        };
+        kind << 32 | u64::from(offset as u32)
     }
 
     /// Bytes from `other` to this, if both count from the same.
@@ -69,7 +82,7 @@ pub(super) const VOLATILE: [bool; 16] = {
 };
 
 /// What is known at one place. Two states are equal if the same is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     /// By the numbers that instructions use.
     pub registers: [Value; 16],
@@ -78,6 +91,20 @@ pub(super) struct State {
     pub base: u64,
     /// Sorted, what is not used first.
     slots: [Slot; 4],
+}
+
+/// In one go: they are hashed all the time.
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let mut bytes = [0; 25 * 8];
+        let slots = self.slots.iter().flat_map(|slot| [slot.place, slot.value]);
+        let values = self.registers.into_iter().chain(slots).map(Value::number);
+        let words = values.chain([self.base]);
+        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        hasher.write(&bytes);
+    }
 }
 
 impl State {
@@ -188,6 +215,11 @@ impl State {
     /// Whether the return address is no longer on the stack.
     pub fn has_left(&self) -> bool {
         matches!(self.registers[SP], Value::Cfa(offset) if offset > -8)
+    }
+
+    /// Whether the stack is not as aligned as calls must find it.
+    pub fn is_crooked(&self) -> bool {
+        matches!(self.registers[SP], Value::Cfa(offset) if offset % 16 != 0)
     }
 
     /// Whether nobody knows the caller's frame pointer.

@@ -59,7 +59,7 @@ fn register(register: Register) -> Option<usize> {
 }
 
 /// The number of a register of which `register` is a part.
-fn part_of(register: Register) -> Option<usize> {
+pub(super) fn part_of(register: Register) -> Option<usize> {
     register.is_gpr().then(|| register.full_register().number())
 }
 

@@ -102,7 +102,7 @@ fn absolute(load: &Instruction, before: &[Instruction]) -> Option<Table> {
     }
     Some(Table {
         address: load.memory_displacement64(),
-        count: bound(before, load.memory_index())?,
+        count: bound(before, load.memory_index(), true)?,
         entry: 8,
     })
 }
@@ -127,15 +127,16 @@ fn relative(before: &[Instruction], add: &Instruction) -> Option<Table> {
     }
     Some(Table {
         address: lea.ip_rel_memory_address(),
-        count: bound(&before[..load], index)?,
+        count: bound(&before[..load], index, false)?,
         entry: 4,
     })
 }
 
-/// How many values an index can have, from the comparison before its use.
-fn bound(before: &[Instruction], index: Register) -> Option<u64> {
+/// How many values an index can have, from the comparison before its use. Without one, a byte
+/// (`bytes`) has all of its values, as in the main loops of interpreters.
+fn bound(before: &[Instruction], index: Register, bytes: bool) -> Option<u64> {
     let mut index = index.full_register();
-    let mut jump = None;
+    let (mut jump, mut widest) = (None, None);
     for i in before.iter().rev() {
         let is_index =
             i.op0_kind() == OpKind::Register && i.op0_register().full_register() == index;
@@ -154,13 +155,25 @@ fn bound(before: &[Instruction], index: Register) -> Option<u64> {
                 return (1..=MAX_ENTRIES).contains(&count).then_some(count);
             }
             Mnemonic::Mov | Mnemonic::Movzx if is_index && i.op1_kind() == OpKind::Register => {
+                widest = widest.or((bytes && is_byte(i)).then_some(1 << 8));
                 index = i.op1_register().full_register();
             }
-            _ if writes(i, index) => return None,
+            Mnemonic::Movzx if is_index => {
+                return widest.or((bytes && is_byte(i)).then_some(1 << 8));
+            }
+            _ if writes(i, index) => return widest,
             _ => {}
         }
     }
-    None
+    widest
+}
+
+/// Whether an instruction extends a byte.
+fn is_byte(i: &Instruction) -> bool {
+    match i.op1_kind() {
+        OpKind::Register => i.op1_register().is_gpr8(),
+        _ => i.memory_size().size() == 1,
+    }
 }
 
 fn is_immediate(i: &Instruction) -> bool {

@@ -8,7 +8,7 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use super::Code;
 
 /// Bytes of code that are analysed, at most; what lies behind them stays unknown.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+pub(super) const MAX_BYTES: usize = 8 << 20;
 
 /// An instruction starts here.
 pub(super) const INSTRUCTION: u8 = 1;
@@ -18,44 +18,61 @@ pub(super) const INSIDE: u8 = 2;
 pub(super) const START: u8 = 4;
 /// A jump leads here.
 pub(super) const TARGET: u8 = 8;
+/// A pointer leads here.
+pub(super) const POINTER: u8 = 16;
+
+/// Bytes of padding that are looked at, at most; more than that does not stand within functions.
+const MAX_PADDING: usize = 256;
 
 /// The bytes of the gaps.
-pub(super) struct Text {
+#[derive(Default)]
+pub(super) struct Bytes {
     bytes: Vec<u8>,
     /// Address and index of the first byte, and length, sorted.
     gaps: Vec<(u64, usize, usize)>,
-    /// By index, [`INSTRUCTION`] and so on.
-    pub marks: Vec<u8>,
 }
 
-impl Text {
+impl Bytes {
     /// Reads the gaps that hold more than padding. They must be sorted and not overlap; one that
     /// does is left out.
     pub fn read(code: &Code<'_>) -> Self {
-        let mut text = Text {
-            bytes: Vec::new(),
-            gaps: Vec::new(),
-            marks: Vec::new(),
-        };
+        let mut all = Self::default();
         let mut free = 0;
         for gap in code.gaps {
             let size = gap.end.saturating_sub(gap.start);
-            let room = (MAX_BYTES - text.bytes.len()) as u64;
+            let room = MAX_BYTES - all.bytes.len();
             if size == 0 || gap.start < free || room == 0 {
                 continue;
             }
             free = gap.end;
-            let Some(bytes) = (code.read)(gap.start..gap.start + size.min(room)) else {
+            let Some(bytes) = (code.read)(gap.start..gap.start + size.min(room as u64)) else {
                 continue;
             };
-            if padding(&bytes, gap.start) == bytes.len() {
-                continue;
+            let bytes = &bytes[..bytes.len().min(room).min(size as usize)];
+            if padding(bytes, gap.start) < bytes.len() {
+                all.gaps.push((gap.start, all.bytes.len(), bytes.len()));
+                all.bytes.extend_from_slice(bytes);
             }
-            text.gaps.push((gap.start, text.bytes.len(), bytes.len()));
-            text.bytes.extend(bytes.iter().take(room as usize));
         }
-        text.marks = vec![0; text.bytes.len()];
-        text
+        all
+    }
+}
+
+/// The bytes of the gaps, and what is noted of each.
+pub(super) struct Text<'b> {
+    bytes: &'b [u8],
+    gaps: &'b [(u64, usize, usize)],
+    /// By index, [`INSTRUCTION`] and so on.
+    pub marks: Vec<u8>,
+}
+
+impl<'b> Text<'b> {
+    pub fn new(source: &'b Bytes) -> Self {
+        Self {
+            bytes: &source.bytes,
+            gaps: &source.gaps,
+            marks: vec![0; source.bytes.len()],
+        }
     }
 
     /// How many bytes there are.
@@ -64,14 +81,14 @@ impl Text {
     }
 
     /// The gaps: addresses and indices.
-    pub fn gaps(&self) -> impl Iterator<Item = (Range<u64>, Range<usize>)> + '_ {
+    pub fn gaps(&self) -> impl Iterator<Item = (Range<u64>, Range<usize>)> + use<'b> {
         self.gaps
             .iter()
             .map(|&(address, index, len)| (address..address + len as u64, index..index + len))
     }
 
     /// The bytes at some indices.
-    pub fn bytes(&self, indices: Range<usize>) -> &[u8] {
+    pub fn bytes(&self, indices: Range<usize>) -> &'b [u8] {
         self.bytes.get(indices).unwrap_or_default()
     }
 
@@ -89,7 +106,7 @@ impl Text {
     }
 
     /// Decodes from an address to the end of its gap.
-    pub fn decoder(&self, address: u64) -> Option<Decoder<'_>> {
+    pub fn decoder(&self, address: u64) -> Option<Decoder<'b>> {
         let (index, end) = self.find(address)?;
         let bytes = &self.bytes[index..end];
         Some(Decoder::with_ip(64, bytes, address, DecoderOptions::NONE))
@@ -100,18 +117,19 @@ impl Text {
         let Some((index, end)) = self.find(address) else {
             return Padding::ToEnd;
         };
+        let end = end.min(index + MAX_PADDING);
         match padding(&self.bytes[index..end], address) {
             after if index + after == end => Padding::ToEnd,
-            after if self.marks[index + after] & START != 0 => Padding::ToEnd,
+            after if self.marks[index + after] & (START | POINTER) != 0 => Padding::ToEnd,
             0 => Padding::None,
             _ => Padding::ToCode,
         }
     }
 
-    /// Notes that a jump leads to an address.
-    pub fn mark_target(&mut self, address: u64) {
+    /// Notes that a jump or a pointer leads to an address.
+    pub fn mark_address(&mut self, address: u64, mark: u8) {
         if let Some((index, _)) = self.find(address) {
-            self.marks[index] |= TARGET;
+            self.marks[index] |= mark;
         }
     }
 
@@ -190,7 +208,7 @@ impl SystemCall {
 }
 
 /// Whether code does nothing but end the thread or process, without another call.
-pub(super) fn exits(text: &Text, address: u64) -> bool {
+pub(super) fn exits(text: &Text<'_>, address: u64) -> bool {
     /// More instructions than that takes.
     const ENOUGH: usize = 12;
     let Some(decoder) = text.decoder(address) else {
