@@ -101,8 +101,6 @@ pub struct Stack {
     pub end: Option<String>,
     /// Leaf first.
     pub frames: Vec<Frame>,
-    /// Why it ends before the thread's start, if it does.
-    pub end: Option<String>,
 }
 
 impl Stack {
