@@ -17,6 +17,7 @@ random.seed(1)
 kept = []
 depth = 0
 budget = 0
+locked = 0
 libc = ctypes.CDLL(None)
 COMPARE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
 database = sqlite3.connect(":memory:", check_same_thread=False)
@@ -101,7 +102,7 @@ def exception():
 
 
 def thread():
-    if random.randrange(4):
+    if locked or random.randrange(4):
         return nest()
     saved = depth
 
@@ -116,11 +117,14 @@ def thread():
 
 
 def sql():
+    global locked
+    locked += 1  # Another thread would wait for the database, and this one for it.
     try:
         database.create_function("nest", 1, lambda value: nest() or value)
         database.execute("select nest(1) union all select nest(2)").fetchall()
     except sqlite3.Error:
         nest()  # The function is in use further up.
+    locked -= 1
 
 
 STEPS = [

@@ -3,14 +3,13 @@
 //! on the same few functions. `LEAKPROBE_ORACLE=NAME` looks at one alone.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::Command;
 
 use leakprobe_tests::Leakprobe;
 use leakprobe_tests::node::{Need, ready};
 use leakprobe_tests::oracle::Oracle;
 use leakprobe_tests::oracle::outcome::Outcome;
-use leakprobe_tests::oracle::program::{Program, built, source};
+use leakprobe_tests::oracle::program::{Program, built, debug_files, source};
 use leakprobe_tests::oracle::programs::{git, musl_node, postgres, sqlite};
 
 /// A program to look at.
@@ -50,7 +49,8 @@ const CASES: &[Case] = &[
     case("C++", 61, || program("cpp")),
     case("Rust", 7, || program("lto")),
     case("C on glibc", 7, || program("libc-glibc")),
-    case("C on musl", 7, || program("libc-musl")),
+    case("C on musl, -O2", 11, || program("libc-musl-O2")),
+    case("C on musl, -Os", 11, || program("libc-musl-Os")),
 ];
 
 const fn case(name: &'static str, period: u64, start: fn() -> Program) -> Case {
@@ -85,11 +85,6 @@ fn look(case: &Case) -> Outcome {
     assert_eq!(evidence.verdict, "complete", "{}: {evidence:?}", case.name);
     say(&format!("{}: {:?}", case.name, evidence.losses));
     stacks.compare(&report)
-}
-
-/// What was stripped from the musl that some of the programs run on.
-fn debug_files() -> Vec<PathBuf> {
-    vec![built("musl/libc.so.debug")]
 }
 
 /// Says it past the test harness, which would keep it to itself: the figures are of interest when

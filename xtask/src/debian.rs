@@ -32,10 +32,7 @@ impl Release {
         ] {
             create(&dir.join(part))?;
         }
-        let source = format!(
-            "deb [arch=amd64 signed-by={KEYS}] {MIRROR} {suite} main\n\
-             deb-src [signed-by={KEYS}] {MIRROR} {suite} main\n"
-        );
+        let source = format!("deb [arch=amd64 signed-by={KEYS}] {MIRROR} {suite} main\n");
         write(&dir.join("etc/sources.list"), &source)?;
         let path = dir.display();
         let text = format!(
@@ -108,38 +105,6 @@ impl Release {
                 .arg("--extract")
                 .arg(&file)
                 .arg(into),
-        )?;
-        std::fs::remove_dir_all(&downloads)
-            .with_context(|| format!("failed to remove `{}`", downloads.display()))
-    }
-
-    /// Downloads the source of a package and unpacks the part that is not Debian's own into the
-    /// directory `into`, without the archive's top directory.
-    pub fn unpack_source(&self, package: &str, into: &Path) -> Result<()> {
-        let downloads = self.dir.join("download");
-        let _ = std::fs::remove_dir_all(&downloads);
-        create(&downloads)?;
-        create(into)?;
-        cmd::run(
-            self.apt("apt-get")
-                .args(["-q", "source", "--download-only", package])
-                .current_dir(&downloads),
-        )?;
-        let archive = downloads
-            .read_dir()
-            .with_context(|| format!("failed to list `{}`", downloads.display()))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                let is_signature = path.extension().is_some_and(|end| end == "asc");
-                path.to_string_lossy().contains(".orig.tar.") && !is_signature
-            })
-            .with_context(|| format!("`apt-get source {package}` left no archive"))?;
-        cmd::run(
-            Command::new("tar")
-                .args(["--strip-components=1", "-C"])
-                .arg(into)
-                .arg("-xf")
-                .arg(&archive),
         )?;
         std::fs::remove_dir_all(&downloads)
             .with_context(|| format!("failed to remove `{}`", downloads.display()))

@@ -1,6 +1,5 @@
-//! Builds the programs of the unwinder's oracle (tests/oracle) and a musl of which the unwind
-//! information is known: musl never has any, but built with -g it has debug information from which
-//! the oracle takes what the stripped copy, which the programs run on, does not tell leakprobe.
+//! Builds the programs of the unwinder's oracle (tests/oracle). Those on musl run on a stripped copy
+//! of the one that `musl` compiles: the oracle knows its unwind information, leakprobe has to do without.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,11 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::cmd;
-use crate::debian::Release;
-
-/// The release of Debian whose musl it is, as in the musl Node's root file system.
-const MUSL: &str = "trixie";
+use crate::{cmd, musl};
 
 /// What every C and C++ program is compiled with.
 const FLAGS: &[&str] = &[
@@ -36,7 +31,7 @@ pub fn build(fixtures: &Path) -> Result<()> {
         .context("failed to find the oracle's folder")?;
     let sources = cmd::root().join("tests/oracle");
     let source = |name: &str| sources.join(name);
-    let musl = musl(&out)?;
+    musl::prepare(&fixtures.join("musl-debug"))?;
 
     let c = |compiler: &str, standard: &str| {
         let mut command = Command::new(compiler);
@@ -45,9 +40,14 @@ pub fn build(fixtures: &Path) -> Result<()> {
     };
     let mut glibc = c("gcc", "-std=gnu11");
     make(&mut glibc, &source("libc.c"), &out.join("libc-glibc"))?;
-    let mut on_musl = c("musl-gcc", "-std=gnu11");
-    on_musl.arg(format!("-Wl,--dynamic-linker={}", musl.display()));
-    make(&mut on_musl, &source("libc.c"), &out.join("libc-musl"))?;
+    for variant in ["O2", "Os"] {
+        let full = fixtures.join("musl-debug").join(variant).join("libc.so");
+        let musl = strip(&full, &out.join("musl").join(variant))?;
+        let mut on_musl = c("musl-gcc", "-std=gnu11");
+        on_musl.arg(format!("-Wl,--dynamic-linker={}", musl.display()));
+        let program = out.join(format!("libc-musl-{variant}"));
+        make(&mut on_musl, &source("libc.c"), &program)?;
+    }
     let mut cpp = c("g++", "-std=c++20");
     make(&mut cpp, &source("cpp.cpp"), &out.join("cpp"))?;
     let mut rust = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
@@ -62,36 +62,13 @@ pub fn build(fixtures: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds musl, and gives the path of the stripped one.
-fn musl(out: &Path) -> Result<PathBuf> {
-    let (stripped, full) = (out.join("musl/libc.so"), out.join("musl/libc.so.debug"));
-    let stamp = out.join("musl/version");
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == MUSL) {
-        return Ok(stripped);
+/// Strips a musl to run programs on, and gives its path.
+fn strip(full: &Path, out: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(out).with_context(|| format!("failed to create `{}`", out.display()))?;
+    let stripped = out.join("libc.so");
+    if !is_newer(&stripped, full) {
+        cmd::run(Command::new("strip").arg("-o").arg(&stripped).arg(full))?;
     }
-    let work = out.join("musl-work");
-    let _ = fs::remove_dir_all(&work);
-    let tree = work.join("source");
-    let release = Release::open(MUSL, &work.join("apt"))?;
-    release.unpack_source("musl", &tree)?;
-    cmd::run(
-        Command::new("./configure")
-            .args(["--disable-static", "CFLAGS=-O2 -g"])
-            .arg("LDFLAGS=-Wl,--build-id")
-            .current_dir(&tree),
-    )?;
-    cmd::run(
-        Command::new("make")
-            .args(["-s", "-j2", "lib/libc.so"])
-            .current_dir(&tree),
-    )?;
-    fs::create_dir_all(out.join("musl")).context("failed to create musl's folder")?;
-    let built = tree.join("lib/libc.so");
-    fs::copy(&built, &full).with_context(|| format!("failed to copy `{}`", built.display()))?;
-    let mut strip = Command::new("strip");
-    cmd::run(strip.arg("-o").arg(&stripped).arg(&full))?;
-    fs::write(&stamp, MUSL).context("failed to write musl's version")?;
-    let _ = fs::remove_dir_all(&work);
     Ok(stripped)
 }
 

@@ -79,8 +79,8 @@ const MARKERS: &[(&str, &str)] = &[
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("rust-web-src", "/usr/lib/rustlib/src/rust/library/core"),
     ("rustc-web", "/usr/bin/rustc"),
-    ("tar", "tar"),
     ("sqlite3", "/usr/bin/sqlite3"),
+    ("tar", "tar"),
     ("util-linux", "setpriv"),
     ("xz-utils", "xz"),
 ];

@@ -9,6 +9,7 @@ fn oracle(frames: &[u64], end: End) -> Stack {
     let frame = |&offset| Frame {
         module: module.clone(),
         offset,
+        address: 0x1000 + offset,
     };
     Stack {
         frames: frames.iter().map(frame).collect(),

@@ -81,11 +81,23 @@ pub fn source(name: &str) -> PathBuf {
 
 /// One of the oracle's programs that `cargo xtask oracle` built.
 pub fn built(name: &str) -> PathBuf {
+    fixture(&format!("oracle/{name}"))
+}
+
+/// What was stripped from the musl that some of them run on.
+pub fn debug_files() -> Vec<PathBuf> {
+    let variants = ["O2", "Os"].into_iter();
+    variants
+        .map(|variant| fixture(&format!("musl-debug/{variant}/libc.so")))
+        .collect()
+}
+
+fn fixture(name: &str) -> PathBuf {
     let fixtures = match std::env::var_os("LEAKPROBE_FIXTURES") {
         Some(folder) => folder.into(),
         None => target_dir().join("fixtures"),
     };
-    let path = fixtures.join("oracle").join(name);
+    let path = fixtures.join(name);
     path.canonicalize().unwrap_or_else(|error| {
         panic!(
             "there is no {} ({error}): run `cargo xtask oracle`",

@@ -24,7 +24,7 @@ pub fn musl_node() -> Program {
         .args(["sh", "-c", inside, "sh"])
         .arg(rootfs())
         .arg(source("script.js"))
-        .arg(built("musl/libc.so"));
+        .arg(built("musl/O2/libc.so"));
     let program = Program::scripted(&mut command);
     let unshare = program.pid;
     let children = format!("/proc/{unshare}/task/{unshare}/children");

@@ -3,7 +3,7 @@
 //! process that makes the thread, and the thread cannot be made.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -80,23 +80,29 @@ impl Events {
                 Some(Path::new("/proc").join(pid))
             });
             if pid.is_some_and(|process| !process.exists()) {
-                self.command(&format!("-:{name}"));
+                // Another one may have done it by now.
+                let _ = self.try_command(&format!("-:{name}"));
             }
         }
     }
 
     fn command(&self, line: &str) {
-        let path = self.folder.join("uprobe_events");
-        let file = OpenOptions::new().append(true).open(path);
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
+        self.try_command(line)
             .unwrap_or_else(|error| panic!("failed to tell tracefs `{line}`: {error}"));
+    }
+
+    fn try_command(&self, line: &str) -> io::Result<()> {
+        let path = self.folder.join("uprobe_events");
+        let mut file = OpenOptions::new().append(true).open(path)?;
+        file.write_all(line.as_bytes())
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
         for name in &self.names {
-            self.command(&format!("-:{name}"));
+            // After a panic it may still be in use; the next test sweeps it away.
+            let _ = self.try_command(&format!("-:{name}"));
         }
         if let Some(folder) = &self.mounted {
             // When it fails, the folder cannot be removed either, and stays visible.
