@@ -1,12 +1,12 @@
 //! What aya does not offer: many map entries in one system call (one call for each takes seconds for
-//! a million blocks), and waiting for the programs that are running.
+//! a million blocks), maps that only other maps know, and waiting for the programs that are running.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use leakprobe_common::{
-    Block, BlockKey, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals,
+    Block, BlockKey, Chunk, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals,
 };
 
 /// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
@@ -39,6 +39,8 @@ pub unsafe trait Plain: Copy {}
 
 // SAFETY: a number.
 unsafe impl Plain for u64 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
 // SAFETY: all of them are `repr(C)` structures of numbers that fill them.
 unsafe impl Plain for BlockKey {}
 // SAFETY: as above.
@@ -53,6 +55,8 @@ unsafe impl Plain for Rule {}
 unsafe impl Plain for Page {}
 // SAFETY: as above.
 unsafe impl Plain for CodeMappings {}
+// SAFETY: an array of such structures.
+unsafe impl Plain for Chunk {}
 // SAFETY: an array of numbers.
 unsafe impl Plain for RuleCache {}
 
@@ -89,6 +93,45 @@ pub fn write_range<V: Plain>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> i
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Makes an array of one entry.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn create_array<V: Plain>() -> io::Result<OwnedFd> {
+    /// The first members of `union bpf_attr` for `BPF_MAP_CREATE`.
+    #[repr(C)]
+    struct CreateAttr {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    }
+    /// `BPF_MAP_CREATE` and `BPF_MAP_TYPE_ARRAY` of the kernel's `include/uapi/linux/bpf.h`.
+    const BPF_MAP_CREATE: libc::c_int = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    let attr = CreateAttr {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<V>() as u32,
+        max_entries: 1,
+    };
+    // SAFETY: the attribute is as long as it says; the kernel takes the rest for zeros.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_CREATE,
+            &raw const attr,
+            size_of::<CreateAttr>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Calls `each` with every entry of a hash map. Entries that come or go meanwhile may be among

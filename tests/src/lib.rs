@@ -24,7 +24,7 @@ pub use report::Report;
 pub use victim::{Summary, Victim};
 
 /// The longest any single wait may take; far more than anything needs on a slow machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// The folder cargo and xtask build into.
 pub fn target_dir() -> PathBuf {

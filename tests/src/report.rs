@@ -97,10 +97,10 @@ pub struct Stack {
     pub oldest_ns: Option<u64>,
     /// Age of the newest live block in nanoseconds.
     pub newest_ns: Option<u64>,
+    /// Why it is not whole; `None` if it is.
+    pub end: Option<String>,
     /// Leaf first.
     pub frames: Vec<Frame>,
-    /// Why it ends before the thread's start, if it does.
-    pub end: Option<String>,
 }
 
 impl Stack {

@@ -30,7 +30,7 @@ const KERNELS: &[Kernel] = &[
 ];
 
 /// Boot and tests together may take this long.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_secs(1200);
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

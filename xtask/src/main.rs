@@ -90,8 +90,8 @@ fn run(task: Task) -> Result<()> {
         Task::Ebpf { check: false } => ebpf::update(),
         Task::Bench { arguments } => bench::run(&arguments),
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
-        Task::Oracle => oracle::build(&cmd::fixtures()),
         Task::MuslDebug => musl::prepare(&cmd::fixtures().join("musl-debug")),
+        Task::Oracle => oracle::build(&cmd::fixtures()),
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

@@ -37,7 +37,11 @@ const ONLY: &[(&str, &[&str])] = &[
     ("pvalloc", &["glibc", "glibc-static"]),
     ("stripped", &["glibc-static", "musl-static"]),
     ("jit", &["glibc", "musl"]),
+    ("late", &["glibc", "musl"]),
 ];
+
+/// Victims that load a library, made of the same source: `NAME.so` beside them.
+const WITH_LIBRARY: &[&str] = &["late"];
 
 /// The victim `names`, without its symbols: they are somewhere else.
 struct Variant {
@@ -99,7 +103,7 @@ impl Variant {
     }
 }
 
-/// Compiles every victim to `out/FLAVOR/NAME`, the 32-bit program to `out/other/loop32`, the
+/// Compiles every victim to `out/FLAVOR/NAME` (its library, if it loads one, to `NAME.so`), the 32-bit program to `out/other/loop32`, the
 /// victim `names` stripped in several ways to `out/other/names-HOW`, and copies the Python script to `out/other/leak.py`. What is newer than its sources is left alone.
 ///
 /// Errors: a compiler is missing, or a victim does not compile.
@@ -131,6 +135,14 @@ pub fn build(out: &Path) -> Result<()> {
                 command.arg("-s");
             }
             run(command.arg("-o").arg(&binary).arg(source))?;
+            if WITH_LIBRARY.contains(&name) {
+                let mut command = Command::new(compiler);
+                command
+                    .args(C_FLAGS)
+                    .args(["-fPIC", "-shared", "-DLIBRARY"]);
+                let library = binary.with_extension("so");
+                run(command.arg("-o").arg(library).arg(source))?;
+            }
         }
     }
 

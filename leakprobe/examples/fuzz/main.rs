@@ -21,6 +21,7 @@ use nix::time::{ClockId, clock_gettime};
 
 mod memory;
 mod mutate;
+mod others;
 mod readers;
 #[path = "../../src/unwind/test_elf.rs"]
 mod test_elf;

@@ -10,6 +10,7 @@ use leakprobe::unwind::image::Image;
 use leakprobe::unwind::{NONE, RuleAt};
 
 use crate::mutate::Seed;
+use crate::others;
 use crate::test_elf::elf;
 
 /// Something that reads files nobody vouches for.
@@ -35,10 +36,25 @@ pub const READERS: &[Reader] = &[
         seeds: cfi_seeds,
         read: read_cfi,
     },
+    Reader {
+        name: "synth",
+        seeds: others::synth_seeds,
+        read: others::read_synth,
+    },
+    Reader {
+        name: "cache",
+        seeds: others::cache_seeds,
+        read: others::read_cache,
+    },
+    Reader {
+        name: "perf-map",
+        seeds: others::perf_map_seeds,
+        read: others::read_perf_map,
+    },
 ];
 
 /// Small libraries and programs that most systems with glibc have.
-const FILES: [&str; 6] = [
+pub const FILES: [&str; 6] = [
     "/usr/lib/x86_64-linux-gnu/libdl.so.2",
     "/usr/lib/x86_64-linux-gnu/libutil.so.1",
     "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
@@ -52,7 +68,7 @@ const CODE: usize = 1 << 17;
 /// Where its `.eh_frame` is: as far from the code as in a small library.
 const EH_FRAME: u64 = CODE as u64;
 
-fn number(bytes: &[u8], offset: usize, size: usize) -> usize {
+pub fn number(bytes: &[u8], offset: usize, size: usize) -> usize {
     let bytes = bytes.get(offset..offset + size).unwrap_or_default();
     let number = |number, byte: &u8| number << 8 | usize::from(*byte);
     bytes.iter().rev().fold(0, number)

@@ -8,6 +8,7 @@ mod bpf;
 mod format;
 mod system;
 mod target;
+mod unwinding;
 
 use std::io::Write;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Check, Status};
+use super::{Check, Status, unwinding};
 use crate::probe::danger::{Danger, danger};
 use crate::probe::functions;
 use crate::probe::plan::{self, Point};
@@ -33,6 +33,7 @@ pub fn checks(pid: u32) -> Vec<Check> {
         }
         Err(error) => checks.push(failed("allocator", &error)),
     }
+    checks.extend(unwinding::checks(pid));
     if process.has_ended() {
         checks.push(Check::missing(
             "process",
@@ -44,7 +45,7 @@ pub fn checks(pid: u32) -> Vec<Check> {
 }
 
 /// Errors of the other stages say what to do themselves.
-fn failed(name: &str, error: &anyhow::Error) -> Check {
+pub(super) fn failed(name: &str, error: &anyhow::Error) -> Check {
     let found = format!("{error:#}");
     Check {
         name: name.into(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -98,12 +98,17 @@ impl Session {
         if config.verbose {
             log_from_kernel(&mut probes)?;
         }
-        probes.attach(&process, &allocator, &points)?;
-        probes.describe(&process, &allocator)?;
         let mut stacks = Stacks::new(debug_files);
         stacks.refresh(process.pid());
         let mut unwinder = Unwinder::new(probes.unwind_tables()?);
-        unwinder.refresh(process.pid(), 0, stacks.mappings())?;
+        // While the kernel verifies the programs, the tables can be made.
+        std::thread::scope(|scope| {
+            let tables = scope.spawn(|| unwinder.refresh(process.pid(), 0, stacks.mappings()));
+            let placed = probes.attach(&process, &allocator, &points);
+            let made = tables.join();
+            placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
+        })?;
+        probes.describe(&process, &allocator)?;
         let began = Instant::now();
         probes.record(true)?;
         if let Some(command) = command {

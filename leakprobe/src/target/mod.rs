@@ -19,6 +19,8 @@ pub use debug_files::DebugFiles;
 pub use mappings::{Mapping, Mappings};
 pub use module::{CodeRange, Location, Module};
 pub use object::ElfObject;
+#[doc(hidden)]
+pub use perf_map::read_in_pieces;
 pub use process::Process;
 
 use serde::Serialize;

@@ -7,8 +7,13 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use anyhow::{Context, Result};
-use object::read::ReadCache;
-use object::{Object, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind};
+use object::elf::{FileHeader64, STT_FUNC, STT_GNU_IFUNC, Sym64};
+use object::read::elf::{ElfFile64, SectionHeader, Sym, SymbolTable};
+use object::read::{ReadCache, ReadRef};
+use object::{LittleEndian, Object, ObjectSegment, SegmentFlags};
+
+/// Bytes of all names of a symbol table, at most.
+const MAX_NAMES: u64 = 1 << 28;
 
 /// More bytes than any allocator function needs to show its first instructions.
 const MAX_CODE: u64 = 4096;
@@ -58,7 +63,7 @@ impl ElfObject {
             file.try_clone()
                 .context("failed to duplicate a descriptor")?,
         );
-        let elf = object::File::parse(&cache)
+        let elf = ElfFile64::<LittleEndian, _>::parse(&cache)
             .with_context(|| format!("failed to parse `{path}` as an ELF file"))?;
         let segments: Vec<Segment> = elf
             .segments()
@@ -76,35 +81,54 @@ impl ElfObject {
             segments,
             is_static: false,
         };
-        let mut found = this.find(elf.dynamic_symbols(), names);
+        let mut found = this.find(&elf, elf.elf_dynamic_symbol_table(), names);
         if is_executable && found.is_empty() && elf.section_by_name(".interp").is_none() {
-            found = this.find(elf.symbols(), names);
+            found = this.find(&elf, elf.elf_symbol_table(), names);
             this.is_static = true;
         }
         Ok((this, found))
     }
 
-    /// The functions of some names among `symbols`. Symbols at the same place are one.
-    fn find<'data>(
+    /// The functions of some names in a symbol table. Symbols at the same place are one. All names
+    /// are read at once: Node exports a hundred thousand.
+    fn find<'data, R: ReadRef<'data>>(
         &self,
-        symbols: impl Iterator<Item: ObjectSymbol<'data>>,
+        elf: &ElfFile64<'data, LittleEndian, R>,
+        table: &SymbolTable<'data, FileHeader64<LittleEndian>, R>,
         names: &[&str],
     ) -> HashMap<String, Vec<Symbol>> {
         let mut found: HashMap<String, Vec<Symbol>> = HashMap::new();
-        for symbol in symbols.filter(|symbol| symbol.is_definition()) {
-            let Ok(name) = symbol.name() else { continue };
-            if !names.contains(&name) || symbol.kind() != SymbolKind::Text {
+        let endian = elf.endian();
+        let strings = elf
+            .elf_section_table()
+            .section(table.string_section())
+            .ok()
+            .filter(|section| section.sh_size(endian) <= MAX_NAMES)
+            .and_then(|section| section.data(endian, elf.data()).ok())
+            .unwrap_or_default();
+        let name_of = |symbol: &Sym64<LittleEndian>| {
+            let name = strings.get(symbol.st_name(endian) as usize..)?;
+            let end = name.iter().position(|&byte| byte == 0)?;
+            std::str::from_utf8(&name[..end]).ok()
+        };
+        for symbol in table.symbols() {
+            let is_function = matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC);
+            if !is_function || symbol.is_undefined(endian) {
                 continue;
             }
-            let Some(offset) = self.file_offset(symbol.address()) else {
+            let Some(name) = name_of(symbol).filter(|name| names.contains(name)) else {
+                continue;
+            };
+            let address = symbol.st_value(endian);
+            let Some(offset) = self.file_offset(address) else {
                 continue;
             };
             let known = found.entry(name.to_owned()).or_default();
             if known.iter().all(|known| known.offset != offset) {
                 known.push(Symbol {
                     offset,
-                    address: symbol.address(),
-                    size: symbol.size(),
+                    address,
+                    size: symbol.st_size(endian),
                 });
             }
         }

@@ -256,6 +256,29 @@ fn start_time(pid: u32) -> Option<SystemTime> {
     SystemTime::now().checked_sub(up.checked_sub(started)?)
 }
 
+/// For the fuzzer: reads a map that is written in two pieces, and then anew. Tells whether an
+/// address has a name in the end.
+#[doc(hidden)]
+pub fn read_in_pieces(pieces: [&[u8]; 3], address: u64) -> io::Result<bool> {
+    use std::io::{Seek, Write};
+    let mut file = tempfile::tempfile()?;
+    let mut map = PerfMap {
+        owners: vec![file.metadata()?.uid()],
+        budget: MAX_BYTES,
+        ..PerfMap::default()
+    };
+    for (number, piece) in pieces.into_iter().enumerate() {
+        if number == 2 {
+            file.set_len(0)?;
+            file.rewind()?;
+        }
+        file.write_all(piece)?;
+        map.take(file.try_clone()?);
+        map.read()?;
+    }
+    Ok(map.find(address).is_some())
+}
+
 #[cfg(test)]
 #[path = "perf_map_tests.rs"]
 mod tests;

@@ -5,12 +5,12 @@
 //! valid when it began.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use aya::maps::{Map, MapData};
 use leakprobe_common::{
     CACHE_ENTRIES, CACHE_GENERATION_BITS, CHUNK_ROWS, Chunk, CodeMapping, CodeMappings, Control,
     MAX_CHUNKS, MAX_MAPPINGS, MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_UNCACHED,
@@ -20,9 +20,6 @@ use thiserror::Error;
 use super::table::Table;
 use super::{FRAME_POINTER, NONE};
 use crate::bpf;
-
-/// Rows of one chunk, as aya knows the map.
-type ChunkMap = Array<MapData, [u32; CHUNK_ROWS]>;
 
 /// Number of the rule [`NONE`]. It is 0 in every map that nothing was written to.
 const NONE_NUMBER: u32 = 0;
@@ -41,10 +38,12 @@ pub struct KernelTables {
     pages: MapData,
     mappings: MapData,
     cache: MapData,
-    chunks: ArrayOfMaps<MapData, ChunkMap>,
+    chunks: MapData,
     /// The chunk that is being filled, and its map.
-    chunk: Box<[u32; CHUNK_ROWS]>,
-    chunk_map: Option<ChunkMap>,
+    chunk: Box<Chunk>,
+    chunk_map: Option<OwnedFd>,
+    /// Chunks that are not in their map yet, the last ones.
+    new_chunks: Vec<OwnedFd>,
     contents: Contents,
     generation: u64,
 }
@@ -56,6 +55,7 @@ struct Contents {
     pages: u32,
     /// Over all chunks.
     rows: u32,
+    chunks: u32,
 }
 
 /// Where a table is.
@@ -87,15 +87,19 @@ impl KernelTables {
         };
         let (rules, pages) = (array("RULES")?, array("PAGES")?);
         let (mappings, cache) = (array("MAPPINGS")?, array("CACHE")?);
+        let Map::ArrayOfMaps(chunks) = map("CHUNKS")? else {
+            anyhow::bail!("the map CHUNKS of the BPF object is no array of maps");
+        };
         let mut this = Self {
             control,
             rules,
             pages,
             mappings,
             cache,
-            chunks: ArrayOfMaps::try_from(map("CHUNKS")?)?,
-            chunk: Box::new([0; CHUNK_ROWS]),
+            chunks,
+            chunk: Box::new([Row::default(); CHUNK_ROWS]),
             chunk_map: None,
+            new_chunks: Vec::new(),
             contents: Contents::default(),
             generation: 0,
         };
@@ -136,10 +140,10 @@ impl KernelTables {
                 count: page.count,
             });
             for (place, row) in self.chunk[slot..].iter_mut().zip(rows) {
-                *place = word(Row {
+                *place = Row {
                     offset: row.offset,
                     rule: numbers[usize::from(row.rule)],
-                });
+                };
             }
             self.contents.rows += page.count;
             if slot + rows.len() == CHUNK_ROWS {
@@ -169,15 +173,31 @@ impl KernelTables {
             if number as usize >= MAX_CHUNKS {
                 return Err(Full("too many rows").into());
             }
-            let map = ChunkMap::create(1, 0).context("failed to create a map of unwind rows")?;
-            self.chunks
-                .set(number, &map, 0)
-                .context("failed to add a map of unwind rows")?;
+            let map = bpf::create_array::<Chunk>().context("failed to create a map of rows")?;
+            let copy = map
+                .try_clone()
+                .context("failed to duplicate a descriptor")?;
+            self.new_chunks.push(copy);
+            self.contents.chunks = number + 1;
             self.chunk_map = Some(map);
         }
-        let map = self.chunk_map.as_mut().context("no chunk")?;
-        map.set(0, *self.chunk, 0)
+        let map = self.chunk_map.as_ref().context("no chunk")?;
+        bpf::write_range(map.as_fd(), 0, std::slice::from_ref(&*self.chunk))
             .context("failed to write unwind rows")
+    }
+
+    /// Puts new chunks into their map, all at once: each such call waits for running programs.
+    fn add_chunks(&mut self) -> Result<()> {
+        let first = self.contents.chunks - self.new_chunks.len() as u32;
+        let fds: Vec<u32> = self
+            .new_chunks
+            .iter()
+            .map(|fd| fd.as_raw_fd() as u32)
+            .collect();
+        bpf::write_range(self.chunks.fd().as_fd(), first, &fds)
+            .context("failed to add maps of unwind rows")?;
+        self.new_chunks.clear();
+        Ok(())
     }
 
     /// The kernel side's numbers of some rules, which are added where they are new.
@@ -214,6 +234,7 @@ impl KernelTables {
         if self.generation > 0 {
             wait_for_walks(); // one may still use what is written over now
         }
+        self.add_chunks()?;
         let next = self.generation + 1;
         if next.is_multiple_of(1 << CACHE_GENERATION_BITS) {
             self.clear_cache()?;
@@ -263,12 +284,6 @@ impl KernelTables {
     pub fn rows(&self) -> u32 {
         self.contents.rows
     }
-}
-
-/// A row as it is in memory.
-fn word(row: Row) -> u32 {
-    let ([a, b], [c, d]) = (row.offset.to_ne_bytes(), row.rule.to_ne_bytes());
-    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Returns when no walk runs any more that began before.

@@ -17,13 +17,27 @@ const MIN_GAP: u64 = 16;
 ///
 /// If it cannot be read, or has more than the limits allow.
 pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
+    Ok(complete(image, known(image, debug, threads)?))
+}
+
+/// The rules that its unwind information gives.
+///
+/// # Errors
+///
+/// As for [`rules`].
+pub fn known(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
     let mut known = cfi::rows(image, threads)?;
     if let Some(more) = debug.and_then(|debug| cfi::rows(debug, threads).ok()) {
         known = cfi::fill(&known, &more);
     }
+    Ok(known)
+}
+
+/// Those, and rules made from the code that they do not cover.
+pub fn complete(image: &Image, known: Vec<RuleAt>) -> Vec<RuleAt> {
     let gaps = gaps(image, &known);
     if gaps.is_empty() {
-        return Ok(known);
+        return known;
     }
     // A symbol table that cannot be read is no reason to do without the rest.
     let symbols = image.functions().unwrap_or_default();
@@ -48,7 +62,7 @@ pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec
         pointers: &[],
         framed: &framed,
     });
-    Ok(cfi::fill(&known, &made))
+    cfi::fill(&known, &made)
 }
 
 /// Where V8's embedded builtins begin.

@@ -2,30 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use leakprobe_common::CodeMapping;
 
 use super::cache::Cache;
+use super::contents::{self, Contents};
 use super::image::Image;
 use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
 use super::object;
 use super::table::Table;
 use crate::target::{CodeRange, Mappings, Module};
 
-/// More bytes than any vDSO has.
-const MAX_VDSO: u64 = 1 << 20;
-
 /// Tables of one address space.
 pub struct Unwinder {
     kernel: KernelTables,
     cache: Option<Cache>,
     /// By module (its place in memory, which the `Arc` in the value keeps).
-    modules: HashMap<*const Module, (Arc<Module>, Code)>,
+    modules: HashMap<usize, (Arc<Module>, Code)>,
     published: Vec<CodeMapping>,
     space: Option<u64>,
     problems: BTreeMap<String, String>,
@@ -84,9 +80,9 @@ impl Unwinder {
     fn learn(&mut self, pid: u32, mappings: &Mappings) -> Result<()> {
         let mut new: Vec<&CodeRange> = Vec::new();
         for range in mappings.executable() {
-            let key = Arc::as_ptr(&range.module);
+            let key = place(&range.module);
             if !self.modules.contains_key(&key)
-                && new.iter().all(|known| Arc::as_ptr(&known.module) != key)
+                && new.iter().all(|known| place(&known.module) != key)
             {
                 new.push(range);
             }
@@ -118,7 +114,7 @@ impl Unwinder {
                     Code::Unknown
                 }
             };
-            self.modules.insert(Arc::as_ptr(&module), (module, code));
+            self.modules.insert(place(&module), (module, code));
         }
         Ok(())
     }
@@ -138,7 +134,7 @@ impl Unwinder {
             // Only the vsyscall page is in the kernel's half, and nobody calls from there.
             .filter(|range| range.end <= i64::MAX as u64)
             .filter_map(|range| {
-                let (_, code) = self.modules.get(&Arc::as_ptr(&range.module))?;
+                let (_, code) = self.modules.get(&place(&range.module))?;
                 let mut entry = CodeMapping {
                     start: range.start,
                     end: range.end,
@@ -195,6 +191,11 @@ impl Unwinder {
     }
 }
 
+/// Which module it is: its place in memory.
+fn place(module: &Arc<Module>) -> usize {
+    Arc::as_ptr(module).addr()
+}
+
 /// Builds the tables of some modules, on all CPUs; `None` for generated code.
 fn build_all(pid: u32, ranges: &[&CodeRange], cache: Option<&Cache>) -> Vec<Result<Option<Built>>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -233,26 +234,14 @@ fn build(
     cache: Option<&Cache>,
     threads: usize,
 ) -> Result<Option<Built>> {
-    let image = match &range.module.file {
-        Some(file) => {
-            let mut magic = [0; 4];
-            if file.read_exact_at(&mut magic, 0).is_err() || &magic != b"\x7fELF" {
-                return Ok(None); // code in a file of the program's own making
-            }
-            return with_cache(cache, file, range.module.debug.as_ref(), threads).map(Some);
+    match contents::of(pid, range)? {
+        Contents::File(file) => {
+            with_cache(cache, file, range.module.debug.as_ref(), threads).map(Some)
         }
-        None if range.module.path == Path::new("[vdso]") => Image::from_memory(vdso(pid, range)?)?,
-        None if range.module.path.as_os_str().is_empty()
-            || range.module.path.to_string_lossy().starts_with("[anon:") =>
-        {
-            return Ok(None);
-        }
-        // The kernel's own, from which nobody calls.
-        None if range.module.path == Path::new("[uprobes]") => return Ok(Some(Built::default())),
-        None if range.module.path == Path::new("[vsyscall]") => return Ok(Some(Built::default())),
-        None => bail!("its file could not be opened"),
-    };
-    make(&image, None, threads).map(Some)
+        Contents::Memory(bytes) => make(&Image::from_memory(bytes)?, None, threads).map(Some),
+        Contents::Generated => Ok(None),
+        Contents::Kernel => Ok(Some(Built::default())),
+    }
 }
 
 /// The table of an object that was seen before, or else a new one.
@@ -295,16 +284,6 @@ fn segments(image: &Image) -> Vec<(u64, u64, u64)> {
         .iter()
         .map(|segment| (segment.address, segment.size, segment.offset))
         .collect()
-}
-
-/// The image of the vDSO: the kernel maps it whole.
-fn vdso(pid: u32, range: &CodeRange) -> Result<Vec<u8>> {
-    let size = (range.end - range.start).min(MAX_VDSO);
-    let mut bytes = vec![0; size as usize];
-    File::open(format!("/proc/{pid}/mem"))
-        .and_then(|memory| memory.read_exact_at(&mut bytes, range.start))
-        .context("failed to read the vDSO")?;
-    Ok(bytes)
 }
 
 /// Address of a file offset, as the ELF file counts.

@@ -2,6 +2,7 @@
 //! headers when the section headers are gone.
 
 use std::io::Read;
+use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use gimli::{BaseAddresses, EhFrameHdr, Pointer};
@@ -9,7 +10,7 @@ use object::LittleEndian as LE;
 use object::elf::{self, CompressionHeader64, FileHeader64, SectionHeader64};
 
 use super::source::Source;
-use super::{Image, MAX_SECTION_HEADERS, MAX_SECTION_NAMES, first, table};
+use super::{Image, MAX_SECTION_HEADERS, MAX_SECTION_NAMES, Segment, first, table};
 
 /// Bytes of unwind information of one kind, at most. Node has four million.
 const MAX_CFI: u64 = 1 << 27;
@@ -75,6 +76,36 @@ impl Image {
                 && section.sh_type.get(LE) != elf::SHT_NOBITS
                 && section.sh_size.get(LE) != 0
         })
+    }
+
+    /// Where the section headers say that code is, sorted by address, without overlaps: less than
+    /// the segments where these hold headers and constants too. All segments if they say nothing.
+    pub fn code_ranges(&self) -> Vec<Range<u64>> {
+        let flags = elf::SHF_ALLOC | elf::SHF_EXECINSTR;
+        let mut ranges: Vec<Range<u64>> = self
+            .sections
+            .iter()
+            .filter(|section| section.sh_flags.get(LE).contains(flags))
+            .filter_map(|section| {
+                let start = section.sh_addr.get(LE);
+                let end = start.checked_add(section.sh_size.get(LE))?;
+                let segment = self.segment(start)?;
+                Some(start..end.min(segment.address + segment.file_size))
+            })
+            .filter(|range| !range.is_empty())
+            .collect();
+        if ranges.is_empty() {
+            let whole = |segment: &Segment| segment.address..segment.address + segment.file_size;
+            ranges = self.segments.iter().map(whole).collect();
+        }
+        ranges.sort_by_key(|range| range.start);
+        let mut free = 0;
+        for range in &mut ranges {
+            range.start = range.start.max(free);
+            free = free.max(range.end);
+        }
+        ranges.retain(|range| !range.is_empty());
+        ranges
     }
 
     /// The addresses that pointers can be relative to.
