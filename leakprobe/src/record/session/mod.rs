@@ -1,5 +1,7 @@
 //! One recording: from the attach to the final profile.
 
+mod exec;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -11,25 +13,18 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use self::exec::{SEARCH, Search};
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
 use crate::probe::{Limits, Probes, danger, functions, plan};
-use crate::report::{escape, human};
 use crate::snapshot::counts::{
-    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, PROGRAM_WITHOUT_ALLOCATOR,
-    UNREADABLE_EVENTS,
+    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
 };
 use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, profile};
 use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
-
-/// Between looks for the allocator of a program that the target has just executed.
-const SEARCH: Duration = Duration::from_millis(1);
-
-/// How long a new program may take until its allocator is mapped.
-const SEARCH_LIMIT: Duration = Duration::from_secs(10);
 
 /// A recording that goes on.
 pub struct Session {
@@ -52,12 +47,6 @@ pub struct Session {
     terminate: Signal,
     losses: BTreeMap<String, u64>,
     notes: Vec<String>,
-}
-
-/// The look for the allocator of a new program.
-struct Search {
-    since: Instant,
-    by_main_thread: bool,
 }
 
 /// How an interval's profile is printed.
@@ -284,100 +273,6 @@ impl Session {
     fn update_tables(&mut self) -> Result<()> {
         self.unwinder
             .refresh(self.process.pid(), self.space, self.stacks.mappings())
-    }
-
-    /// The target executed another program: its blocks are gone, its allocator may be another.
-    fn start_over(&mut self, by_main_thread: bool, progress: &mut Progress) -> Result<()> {
-        let before = self.maps.totals(self.space - 1)?.totals;
-        self.target = self.process.info();
-        self.trampoline = None;
-        self.stacks.start_over(self.process.pid());
-        self.update_tables()?;
-        let comm = escape::visible(&self.target.comm);
-        let note = format!(
-            "the target executed `{comm}` {} after the attach; figures are of that program alone, \
-             the one before it ended with {} live in {}",
-            human::duration(self.began.elapsed().as_nanos() as u64),
-            human::bytes(before.live_bytes),
-            human::blocks(before.live_count),
-        );
-        progress.say(&note);
-        self.notes.push(note);
-        self.searching = Some(Search {
-            since: Instant::now(),
-            by_main_thread,
-        });
-        self.search_allocator(progress)
-    }
-
-    /// Looks for the allocator of the program that the target executed, and probes it.
-    fn search_allocator(&mut self, progress: &mut Progress) -> Result<()> {
-        let Some(Search {
-            since,
-            by_main_thread,
-        }) = self.searching
-        else {
-            return Ok(());
-        };
-        let Ok(found) = Allocator::search(&self.process, &functions::names()) else {
-            return Ok(()); // the target has ended meanwhile, which is seen elsewhere
-        };
-        let Some(allocator) = found else {
-            if since.elapsed() > SEARCH_LIMIT {
-                self.searching = None;
-                *self
-                    .losses
-                    .entry(PROGRAM_WITHOUT_ALLOCATOR.name.to_owned())
-                    .or_default() += 1;
-            }
-            return Ok(());
-        };
-        if self.probes.describe(&self.process, &allocator).is_err() {
-            return Ok(()); // as above
-        }
-        self.searching = None;
-        self.stacks.refresh(self.process.pid());
-        self.update_tables()?;
-        if by_main_thread && allocator.identity() == self.allocator.identity() {
-            // The same file: the probes are in place already.
-            progress.say(&self.goes_on());
-            return Ok(());
-        }
-        *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
-        // What is placed in the file of the program before is in nobody's way meanwhile.
-        let placed = self.probes.take();
-        let points = plan::points(&allocator).and_then(|points| {
-            refuse_danger(self.process.pid())?;
-            self.probes.attach(&self.process, &allocator, &points)?;
-            Ok(points)
-        });
-        self.probes.detach_in_background(placed);
-        let points = match points {
-            Ok(points) => points,
-            Err(error) => {
-                // The report of what was recorded is worth more than the error.
-                let note = format!("the new program could not be probed: {error:#}");
-                progress.say(&note);
-                self.notes.push(note);
-                return Ok(());
-            }
-        };
-        let note = format!(
-            "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
-            escape::visible(allocator.object().path()),
-            since.elapsed().as_millis().max(1),
-        );
-        progress.say(&note);
-        self.notes.push(note);
-        (self.allocator, self.points) = (allocator, points.len());
-        self.note_others();
-        progress.say(&self.goes_on());
-        Ok(())
-    }
-
-    /// Said when nothing of a new program is missed any more.
-    fn goes_on(&self) -> String {
-        format!("recording `{}`", escape::visible(&self.target.comm))
     }
 
     fn note_others(&mut self) {

@@ -1,0 +1,124 @@
+//! What becomes of a recording when its target executes another program.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Session, refuse_danger};
+use crate::probe::{functions, plan};
+use crate::record::progress::Progress;
+use crate::report::{escape, human};
+use crate::snapshot::counts::{EXEC_GAP, PROGRAM_WITHOUT_ALLOCATOR};
+use crate::target::Allocator;
+
+/// Between looks for the allocator of a program that the target has just executed.
+pub(super) const SEARCH: Duration = Duration::from_millis(1);
+
+/// How long a new program may take until its allocator is mapped.
+const SEARCH_LIMIT: Duration = Duration::from_secs(10);
+
+/// The look for the allocator of a new program.
+pub(super) struct Search {
+    since: Instant,
+    by_main_thread: bool,
+}
+
+impl Session {
+    /// The target executed another program: its blocks are gone, its allocator may be another.
+    pub(super) fn start_over(
+        &mut self,
+        by_main_thread: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let before = self.maps.totals(self.space - 1)?.totals;
+        self.target = self.process.info();
+        self.trampoline = None;
+        self.stacks.start_over(self.process.pid());
+        self.update_tables()?;
+        let comm = escape::visible(&self.target.comm);
+        let note = format!(
+            "the target executed `{comm}` {} after the attach; figures are of that program alone, \
+             the one before it ended with {} live in {}",
+            human::duration(self.began.elapsed().as_nanos() as u64),
+            human::bytes(before.live_bytes),
+            human::blocks(before.live_count),
+        );
+        progress.say(&note);
+        self.notes.push(note);
+        self.searching = Some(Search {
+            since: Instant::now(),
+            by_main_thread,
+        });
+        self.search_allocator(progress)
+    }
+
+    /// Looks for the allocator of the program that the target executed, and probes it.
+    pub(super) fn search_allocator(&mut self, progress: &mut Progress) -> Result<()> {
+        let Some(Search {
+            since,
+            by_main_thread,
+        }) = self.searching
+        else {
+            return Ok(());
+        };
+        let Ok(found) = Allocator::search(&self.process, &functions::names()) else {
+            return Ok(()); // the target has ended meanwhile, which is seen elsewhere
+        };
+        let Some(allocator) = found else {
+            if since.elapsed() > SEARCH_LIMIT {
+                self.searching = None;
+                *self
+                    .losses
+                    .entry(PROGRAM_WITHOUT_ALLOCATOR.name.to_owned())
+                    .or_default() += 1;
+            }
+            return Ok(());
+        };
+        if self.probes.describe(&self.process, &allocator).is_err() {
+            return Ok(()); // as above
+        }
+        self.searching = None;
+        self.stacks.refresh(self.process.pid());
+        self.update_tables()?;
+        if by_main_thread && allocator.identity() == self.allocator.identity() {
+            // The same file: the probes are in place already.
+            progress.say(&self.goes_on());
+            return Ok(());
+        }
+        *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
+        // What is placed in the file of the program before is in nobody's way meanwhile.
+        let placed = self.probes.take();
+        let points = plan::points(&allocator).and_then(|points| {
+            refuse_danger(self.process.pid())?;
+            self.probes.attach(&self.process, &allocator, &points)?;
+            Ok(points)
+        });
+        self.probes.detach_in_background(placed);
+        let points = match points {
+            Ok(points) => points,
+            Err(error) => {
+                // The report of what was recorded is worth more than the error.
+                let note = format!("the new program could not be probed: {error:#}");
+                progress.say(&note);
+                self.notes.push(note);
+                return Ok(());
+            }
+        };
+        let note = format!(
+            "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
+            escape::visible(allocator.object().path()),
+            since.elapsed().as_millis().max(1),
+        );
+        progress.say(&note);
+        self.notes.push(note);
+        (self.allocator, self.points) = (allocator, points.len());
+        self.note_others();
+        progress.say(&self.goes_on());
+        Ok(())
+    }
+
+    /// Said when nothing of a new program is missed any more.
+    fn goes_on(&self) -> String {
+        format!("recording `{}`", escape::visible(&self.target.comm))
+    }
+}
