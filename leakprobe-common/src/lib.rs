@@ -123,16 +123,14 @@ pub enum Control {
     AllocatorStart = 3,
     /// Address after the last of the probed functions' code.
     AllocatorEnd = 4,
-    /// 1 if all probed functions keep frame pointers.
-    AllocatorFrames = 5,
     /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
     /// two [`CodeMappings`] is in use. Written by the user side.
-    Tables = 6,
+    Tables = 5,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 7;
+    pub const ALL: usize = 6;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

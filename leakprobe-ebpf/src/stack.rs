@@ -45,8 +45,17 @@ pub struct Walk {
     len: u64,
     /// [`StackEnd`].
     end: u64,
+    /// Not to be walked beyond: where a return address is looked for; 0 for a walk that is kept.
+    until: u64,
+    /// Where that led.
+    met: u64,
     tables: Tables,
 }
+
+/// [`Walk::met`]: the frames go past the place that was looked for.
+const BEYOND: u64 = 1;
+/// [`Walk::met`]: a frame has its return address there.
+const EXACTLY: u64 = 2;
 
 impl Walk {
     /// Before the first walk.
@@ -57,6 +66,8 @@ impl Walk {
         hash: 0,
         len: 0,
         end: 0,
+        until: 0,
+        met: 0,
         tables: Tables::NONE,
     };
 }
@@ -138,6 +149,11 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
     }
     let fp_rule = rule.fp & 15;
     let place = cfa.wrapping_sub(arch::RETURN_ADDRESS_BELOW_CFA);
+    let until = thread.walk.until;
+    if until != 0 && place >= until {
+        thread.walk.met = if place == until { EXACTLY } else { BEYOND };
+        return 1;
+    }
     let ip = if fp_rule == FpRule::Cfa as u8 && rule.fp_offset == -2 {
         // Side by side, as `push %rbp` at a function's entry leaves them.
         // SAFETY: the helper checks the address.
@@ -180,7 +196,9 @@ unsafe extern "C" fn step(index: u32, thread: *mut c_void) -> c_long {
     if index >= MAX_FRAMES as u64 {
         return thread.stop(StackEnd::DepthLimit);
     }
-    thread.push(index, ip);
+    if until == 0 {
+        thread.push(index, ip);
+    }
     thread.walk.sp = cfa;
     // The call, not what follows it: that may be another function.
     thread.walk.address = ip.wrapping_sub(1);
@@ -232,15 +250,17 @@ fn signal(thread: &mut Thread, index: u32) -> c_long {
         return thread.stop(StackEnd::DepthLimit);
     }
     // Not a return address: the very instruction that was to be next.
-    thread.push(index, saved.ip | FRAME_EXACT);
+    if thread.walk.until == 0 {
+        thread.push(index, saved.ip | FRAME_EXACT);
+    }
     let walk = &mut thread.walk;
     (walk.address, walk.sp, walk.fp) = (saved.ip, saved.sp, saved.fp);
     0
 }
 
-/// Walks the stack of a thread and returns its id.
+/// Walks from `start`; not beyond the return address at `until`, unless that is 0.
 #[inline(always)]
-pub fn identify(start: Start, thread: &mut Thread) -> u64 {
+fn walk(start: Start, until: u64, thread: &mut Thread) {
     thread.walk = Walk {
         address: start.ip.wrapping_sub(1),
         sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
@@ -248,9 +268,13 @@ pub fn identify(start: Start, thread: &mut Thread) -> u64 {
         hash: 0,
         len: 0,
         end: StackEnd::DepthLimit as u64,
+        until,
+        met: 0,
         tables: unwind::tables(),
     };
-    thread.push(0, start.ip);
+    if until == 0 {
+        thread.push(0, start.ip);
+    }
     let mut context: *mut Thread = thread;
     let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step;
     // SAFETY: the callback gets a pointer to `context`, which outlives the loop.
@@ -264,6 +288,24 @@ pub fn identify(start: Start, thread: &mut Thread) -> u64 {
             0,
         );
     }
+}
+
+/// Whether a frame of the stack has its return address at `place`. `None` if the stack could not be
+/// followed that far.
+#[inline(always)]
+pub fn passes(start: Start, place: u64, thread: &mut Thread) -> Option<bool> {
+    walk(start, place, thread);
+    match thread.walk.met {
+        EXACTLY => Some(true),
+        BEYOND => Some(false),
+        _ => None,
+    }
+}
+
+/// Walks the stack of a thread and returns its id.
+#[inline(always)]
+pub fn identify(start: Start, thread: &mut Thread) -> u64 {
+    walk(start, 0, thread);
     let walk = &thread.walk;
     if walk.end != StackEnd::Start as u64 {
         count_end(walk.end);

@@ -4,9 +4,9 @@
 //! with its return by the stack pointer it was entered with, so no depth counter can drift.
 //! Calls that are not nested, although another seems to be in flight, are told apart:
 //!
-//! - a call that does not come from the one below counts on its own: it comes from a callback, or
-//!   the call below was left by longjmp. Where it comes from, the chain of frame pointers tells if
-//!   the allocator keeps one; otherwise, whether it is called from the allocator's own code;
+//! - a call that does not come from the one below counts on its own: that one was left by longjmp.
+//!   Where it comes from, its stack tells; where that cannot be followed, whether it is called from
+//!   the allocator's own code;
 //! - so does a call of a signal handler, wherever it comes from: the signal was marked on the call
 //!   that it interrupted ([`crate::call::interrupt`]);
 //! - a call whose return address is no longer the kernel's trampoline, or past which the stack has
@@ -21,7 +21,7 @@ use leakprobe_common::{
 };
 
 use crate::maps::{THREADS, control, count, opaque, read_user, thread_id};
-use crate::stack::Walk;
+use crate::stack::{self, Start, Walk};
 use crate::{arch, blocks};
 
 /// An allocator call in flight.
@@ -176,15 +176,20 @@ impl Thread {
             sp,
             ip: arch::return_address(sp).unwrap_or(0),
             trampoline: control(Control::Trampoline),
-            allocator_start: control(Control::AllocatorStart),
-            allocator_end: control(Control::AllocatorEnd),
-            allocator_frames: control(Control::AllocatorFrames),
-            fp,
             slot: 0,
-            found: 0,
         };
         repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
-        admission.slot == 0 || (admission.slot != sp && !admission.comes_from())
+        let (slot, ip) = (admission.slot, admission.ip);
+        slot == 0 || (slot != sp && !self.comes_from(Start { ip, sp, fp }, slot))
+    }
+
+    /// Whether a call comes from the one whose return address is at `slot`.
+    #[inline(always)]
+    fn comes_from(&mut self, start: Start, slot: u64) -> bool {
+        stack::passes(start, slot, self).unwrap_or_else(|| {
+            let first = control(Control::AllocatorStart);
+            first == 0 || (start.ip >= first && start.ip < control(Control::AllocatorEnd))
+        })
     }
 
     /// Drops calls until `depth` are left.
@@ -242,14 +247,8 @@ struct Admission {
     /// Return address of the call.
     ip: u64,
     trampoline: u64,
-    allocator_start: u64,
-    allocator_end: u64,
-    allocator_frames: u64,
     /// Where the innermost call has its return address, if that is still the trampoline.
     slot: u64,
-    /// Frame pointer, while looking for `slot`.
-    fp: u64,
-    found: u64,
 }
 
 impl Admission {
@@ -263,33 +262,6 @@ impl Admission {
         } else {
             word & 4095 == 0 && word > self.sp
         }
-    }
-
-    /// Whether the call comes from the one whose return address is at `slot`.
-    #[inline(always)]
-    fn comes_from(&mut self) -> bool {
-        if self.allocator_frames != 0 {
-            repeat(MAX_FRAMES as u32, Self::next_frame, self);
-            return self.found != 0;
-        }
-        self.allocator_start == 0
-            || (self.ip >= self.allocator_start && self.ip < self.allocator_end)
-    }
-
-    /// Looks for `slot` among the places of return addresses, one frame further up.
-    unsafe extern "C" fn next_frame(_index: u32, state: *mut c_void) -> c_long {
-        // SAFETY: `repeat` passes on the state it was given.
-        let state = unsafe { &mut *state.cast::<Self>() };
-        let place = state.fp.wrapping_add(arch::RETURN_ADDRESS_IN_FRAME);
-        if place >= state.slot || state.fp <= state.sp {
-            state.found = (place == state.slot) as u64;
-            return 1;
-        }
-        match read_user(state.fp) {
-            Some(next) if next > state.fp => state.fp = next,
-            _ => return 1,
-        }
-        0
     }
 
     unsafe extern "C" fn step(_index: u32, state: *mut c_void) -> c_long {

@@ -9,9 +9,6 @@ use crate::maps::read_user;
 /// Bytes below the stack pointer that a signal frame spares (the red zone).
 pub const RED_ZONE: u64 = 128;
 
-/// Where a frame's return address is, from where its frame pointer points.
-pub const RETURN_ADDRESS_IN_FRAME: u64 = 8;
-
 /// Offset of the stack pointer in `struct pt_regs`.
 pub const REGS_SP: usize = core::mem::offset_of!(pt_regs, rsp);
 

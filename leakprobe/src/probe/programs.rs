@@ -188,8 +188,6 @@ impl Probes {
     ///
     /// If the target cannot be read or the kernel refuses the map update.
     pub fn describe(&mut self, process: &Process, allocator: &Allocator) -> Result<()> {
-        let frames = allocator.keeps_frame_pointers()?;
-        self.set(Control::AllocatorFrames, u64::from(frames))?;
         if let Some((start, end)) = allocator.code_range(process)? {
             self.set(Control::AllocatorEnd, end)?;
             self.set(Control::AllocatorStart, start)?;

@@ -174,25 +174,6 @@ impl Allocator {
             }))
     }
 
-    /// Whether all of the allocator's functions begin by setting up a frame pointer.
-    ///
-    /// # Errors
-    ///
-    /// If their code cannot be read.
-    pub fn keeps_frame_pointers(&self) -> Result<bool> {
-        // On x86-64: `push %rbp; mov %rsp,%rbp`, perhaps behind `endbr64`.
-        const PROLOGUE: [u8; 4] = [0x55, 0x48, 0x89, 0xe5];
-        const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-        for symbol in self.symbols.values().flatten() {
-            let code = self.object.code(symbol)?;
-            let code = code.strip_prefix(&ENDBR64).unwrap_or(&code);
-            if !code.starts_with(&PROLOGUE) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     /// Whether the object has an operator new of its own: it need not go through malloc.
     pub fn has_operator_new(&self) -> bool {
         self.has_operator_new
