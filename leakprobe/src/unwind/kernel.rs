@@ -117,7 +117,7 @@ impl KernelTables {
     ///
     /// # Errors
     ///
-    /// [`Full`] if there is no room for it (nothing is in use of it then), or what the kernel
+    /// `Full` if there is no room for it (nothing is in use of it then), or what the kernel
     /// answers.
     pub fn load(&mut self, table: &Table) -> Result<Place> {
         let numbers = self.number_rules(&table.rules)?;
