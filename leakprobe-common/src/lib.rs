@@ -2,8 +2,10 @@
 //! counter ids. Plain `repr(C)` data without padding and without logic.
 #![no_std]
 
+mod signature;
 mod unwind;
 
+pub use signature::*;
 pub use unwind::*;
 
 /// Frames of one stack, at most. A longer stack is cut there and counted as

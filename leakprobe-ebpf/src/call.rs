@@ -2,11 +2,13 @@
 //!
 //! Which calls count, [`crate::thread`] decides; here is what happens to their blocks.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use aya_log_ebpf::debug;
-use leakprobe_common::{Block, Control, Counter, MAX_NESTED_CALLS};
+use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
 
 use crate::maps::{MAX_SIZE, MIN_SIZE, control, count, opaque, read_user, registers};
 use crate::stack::{self, Start};
@@ -18,54 +20,28 @@ use crate::{arch, blocks};
 /// handler.
 const MIN_SIGNAL_FRAME: u64 = 512;
 
-/// How a function gives its block out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Kind {
-    /// It returns the address.
-    Returned = 0,
-    /// It stores the address where its first argument points, and returns 0.
-    Stored = 1,
-    /// It returns the address, and takes an old block in return.
-    Replaced = 2,
-}
-
 /// What was asked of the allocator.
-pub struct Request {
-    kind: Kind,
+struct Request {
+    /// [`Gives`].
+    kind: u64,
     size: u64,
     /// Where the result goes, or the old block.
     address: u64,
 }
 
 impl Request {
-    /// A block whose address is returned.
+    /// Read from the arguments, as the function's signature says.
     #[inline(always)]
-    pub fn returned(size: u64) -> Self {
+    fn new(signature: u64, [first, second, third]: [u64; 3]) -> Self {
+        let arguments = [first, second, third, 1];
+        let argument = |shift: u32| arguments[(opaque(signature >> shift) & 3) as usize];
         Self {
-            kind: Kind::Returned,
-            size,
-            address: 0,
-        }
-    }
-
-    /// A block whose address is stored at `result`.
-    #[inline(always)]
-    pub fn stored(result: u64, size: u64) -> Self {
-        Self {
-            kind: Kind::Stored,
-            size,
-            address: result,
-        }
-    }
-
-    /// A block that replaces `old`.
-    #[inline(always)]
-    pub fn replaced(old: u64, size: u64) -> Self {
-        Self {
-            kind: Kind::Replaced,
-            size,
-            address: old,
+            kind: signature & 3,
+            size: product(
+                argument(Signature::COUNT_SHIFT),
+                argument(Signature::SIZE_SHIFT),
+            ),
+            address: first,
         }
     }
 }
@@ -73,7 +49,7 @@ impl Request {
 /// Size of an array; the largest number if that overflows, which no allocator gives out. (The
 /// BPF target has no 128-bit product, on which core's `saturating_mul` rests.)
 #[inline(always)]
-pub fn product(count: u64, size: u64) -> u64 {
+fn product(count: u64, size: u64) -> u64 {
     // Hidden, or LLVM sees an overflow check and makes the 128-bit product of it after all.
     if (count | size) >> 32 == 0 || count == 0 || size <= opaque(u64::MAX / count) {
         count.wrapping_mul(size)
@@ -84,7 +60,7 @@ pub fn product(count: u64, size: u64) -> u64 {
 
 /// The entry of a function that gives a block out.
 #[inline(always)]
-pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u32 {
+pub fn enter(ctx: &ProbeContext) -> u32 {
     if control(Control::Active) == 0 {
         return 0;
     }
@@ -108,17 +84,19 @@ pub fn enter(ctx: &ProbeContext, request: impl FnOnce([u64; 3]) -> Request) -> u
         count(Counter::UnreadableMemory);
         return 0;
     };
-    let request = request(arch::arguments(regs));
+    // SAFETY: the helper reads the context of this program.
+    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let request = Request::new(signature, arch::arguments(regs));
     let call = thread.call(depth);
     call.sp = sp;
     call.ip = ip;
-    call.kind = request.kind as u64;
+    call.kind = request.kind;
     call.size = request.size;
     call.address = request.address;
     call.handler_below = 0;
     call.handler_elsewhere = 0;
     call.has_old = 0;
-    if request.kind == Kind::Replaced && request.address != 0 {
+    if request.kind == Gives::Replaced as u64 && request.address != 0 {
         // From here on another thread may be given the old address.
         match blocks::take(request.address) {
             Some(old) => {
@@ -184,7 +162,7 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         return;
     }
     let result = arch::result(regs);
-    let address = if call.kind == Kind::Stored as u64 {
+    let address = if call.kind == Gives::Stored as u64 {
         if result as u32 != 0 {
             0
         } else {
@@ -206,7 +184,7 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         call.has_old = 0;
     }
     if address == 0 {
-        if call.kind != Kind::Replaced as u64 || call.size != 0 {
+        if call.kind != Gives::Replaced as u64 || call.size != 0 {
             count(Counter::FailedCalls);
         }
         return;

@@ -22,42 +22,13 @@ mod unwind;
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
 
-use crate::call::{Request, enter, free, leave, product};
+use crate::call::{enter, free, leave};
 
-/// `malloc(size)`, `valloc(size)`, `pvalloc(size)`.
+/// The entry of a function that gives a block out. Which one, the probe's cookie tells
+/// ([`leakprobe_common::Signature`]): one program for all is verified once.
 #[uprobe]
-pub fn enter_malloc(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::returned(a[0]))
-}
-
-/// `calloc(count, size)`.
-#[uprobe]
-pub fn enter_calloc(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::returned(product(a[0], a[1])))
-}
-
-/// `aligned_alloc(alignment, size)`, `memalign(alignment, size)`.
-#[uprobe]
-pub fn enter_aligned_alloc(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::returned(a[1]))
-}
-
-/// `posix_memalign(result, alignment, size)`.
-#[uprobe]
-pub fn enter_posix_memalign(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::stored(a[0], a[2]))
-}
-
-/// `realloc(old, size)`.
-#[uprobe]
-pub fn enter_realloc(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::replaced(a[0], a[1]))
-}
-
-/// `reallocarray(old, count, size)`.
-#[uprobe]
-pub fn enter_reallocarray(ctx: ProbeContext) -> u32 {
-    enter(&ctx, |a| Request::replaced(a[0], product(a[1], a[2])))
+pub fn enter_call(ctx: ProbeContext) -> u32 {
+    enter(&ctx)
 }
 
 /// `free(block)`, `cfree(block)`, `free_sized(block, ..)`, `free_aligned_sized(block, ..)`.

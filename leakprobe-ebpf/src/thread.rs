@@ -32,7 +32,7 @@ pub struct Call {
     pub sp: u64,
     /// Return address.
     pub ip: u64,
-    /// [`Kind`].
+    /// [`leakprobe_common::Gives`].
     pub kind: u64,
     /// Bytes asked for.
     pub size: u64,

@@ -1,9 +1,11 @@
 //! The table of probed functions. It drives where probes go, what the doctor shows and what the
 //! tests cover; another allocator joins by lines in here.
 
+use leakprobe_common::{Gives, Signature};
+
 use super::site::Arguments;
 
-/// What a function does to a block, which is also the program that probes its entry.
+/// What a function does to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `f(size)` returns a block.
@@ -26,13 +28,8 @@ impl Kind {
     /// Name of the program for the entry of the function.
     pub const fn entry_program(self) -> &'static str {
         match self {
-            Kind::Malloc => "enter_malloc",
-            Kind::Calloc => "enter_calloc",
-            Kind::AlignedAlloc => "enter_aligned_alloc",
-            Kind::PosixMemalign => "enter_posix_memalign",
-            Kind::Realloc => "enter_realloc",
-            Kind::Reallocarray => "enter_reallocarray",
             Kind::Free => "enter_free",
+            _ => "enter_call",
         }
     }
 
@@ -42,6 +39,19 @@ impl Kind {
             Kind::Free => None,
             _ => Some("leave_call"),
         }
+    }
+
+    /// What the entry program is told of the function.
+    pub const fn signature(self) -> Option<Signature> {
+        Some(match self {
+            Kind::Malloc => Signature::sized(Gives::Returned, 0),
+            Kind::Calloc => Signature::counted(Gives::Returned, 0, 1),
+            Kind::AlignedAlloc => Signature::sized(Gives::Returned, 1),
+            Kind::PosixMemalign => Signature::sized(Gives::Stored, 2),
+            Kind::Realloc => Signature::sized(Gives::Replaced, 1),
+            Kind::Reallocarray => Signature::counted(Gives::Replaced, 1, 2),
+            Kind::Free => return None,
+        })
     }
 
     /// Arguments that the entry program reads.

@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, RingBuf};
-use aya::programs::uprobe::{UProbeLink, UProbeScope};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
-use leakprobe_common::Control;
+use leakprobe_common::{Control, Signature};
 
 use super::plan::Point;
 use super::version::Version;
@@ -139,8 +139,12 @@ impl Probes {
                         .map_err(explain_refusal)
                         .with_context(|| format!("failed to load the program `{name}`"))?;
                 }
+                let place = UProbeAttachPoint {
+                    location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+                    cookie: kind.signature().map(Signature::cookie),
+                };
                 let link = program
-                    .attach(point.offset, &file, UProbeScope::OneProcess(pid))
+                    .attach(place, &file, UProbeScope::OneProcess(pid))
                     .and_then(|id| program.take_link(id))
                     .map_err(explain_permission)
                     .with_context(|| {

@@ -1,0 +1,41 @@
+//! How an allocator function is called: the cookie of its entry probe.
+
+/// How a function gives its block out.
+#[repr(u64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// It returns the address.
+    Returned = 0,
+    /// It stores the address where its first argument points, and returns 0.
+    Stored = 1,
+    /// It returns the address, and takes its first argument, an old block, in return.
+    Replaced = 2,
+}
+
+/// What a function gives out, and which of its first three arguments say how much. Packed into the
+/// number that the kernel hands to a probe's program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature(u64);
+
+impl Signature {
+    /// Where the number of the size's argument is, two bits.
+    pub const SIZE_SHIFT: u32 = 2;
+    /// Where the number of the count's argument is, two bits; 3 stands for a count of one.
+    pub const COUNT_SHIFT: u32 = 4;
+
+    /// A function that asks for a size.
+    pub const fn sized(gives: Gives, size: u8) -> Self {
+        Self::counted(gives, 3, size)
+    }
+
+    /// A function that asks for a count of things of a size.
+    pub const fn counted(gives: Gives, count: u8, size: u8) -> Self {
+        let (count, size) = ((count & 3) as u64, (size & 3) as u64);
+        Self(gives as u64 | size << Self::SIZE_SHIFT | count << Self::COUNT_SHIFT)
+    }
+
+    /// The number.
+    pub const fn cookie(self) -> u64 {
+        self.0
+    }
+}
