@@ -62,6 +62,8 @@ pub struct StackTotals {
     pub freed_count: u64,
     /// 1 once the frames were handed to the user side.
     pub announced: u64,
+    /// Second hash of the frames: of two stacks with one id, the other is known by it.
+    pub check: u64,
 }
 
 /// What a ring buffer record is; its first eight bytes.
@@ -217,4 +219,7 @@ counters! {
     /// See [`StackEnd::WrongWay`].
     StacksWrongWay = 16, "stacks_wrong_way", false,
         "allocations whose stack ends where the caller's frame would lie below its callee's";
+    /// Two stacks have the same id.
+    StackCollisions = 17, "stack_collisions", true,
+        "allocations not recorded because another stack has the same id";
 }

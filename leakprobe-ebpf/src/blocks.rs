@@ -17,18 +17,22 @@ fn key(address: u64) -> BlockKey {
     }
 }
 
-/// Records a block that the allocator gave to a thread, which has the frames of its stack unless they
-/// were sent (`announced`).
+/// Records a block that the allocator gave to a thread, which has the frames of its stack (known
+/// again by `check`) unless they were sent (`announced`).
 #[inline(always)]
-pub fn record(address: u64, block: &Block, thread: &mut Thread, announced: u64) {
+pub fn record(address: u64, block: &Block, check: u64, thread: &mut Thread, announced: u64) {
     let key = key(address);
     let stack = StackKey {
         id: block.stack,
         space: key.space,
     };
-    let Some(totals) = totals(&stack) else {
+    let Some(totals) = totals(&stack, check) else {
         return count(Counter::StacksFull);
     };
+    // SAFETY: map values stay valid while the program runs.
+    if unsafe { (*totals).check } != check {
+        return count(Counter::StackCollisions);
+    }
     match BLOCKS.insert(&key, block, BPF_NOEXIST as u64) {
         Ok(()) => {}
         Err(EEXIST) => {
@@ -59,12 +63,16 @@ pub fn record(address: u64, block: &Block, thread: &mut Thread, announced: u64) 
 
 /// Totals of a stack, made when it is new. `None` if there is no room.
 #[inline(always)]
-fn totals(stack: &StackKey) -> Option<*mut StackTotals> {
+fn totals(stack: &StackKey, check: u64) -> Option<*mut StackTotals> {
     if let Some(totals) = STACKS.get_ptr_mut(stack) {
         return Some(totals);
     }
     // Another thread may come first with the same stack: then its entry serves.
-    let _ = STACKS.insert(stack, StackTotals::default(), BPF_NOEXIST as u64);
+    let new = StackTotals {
+        check,
+        ..StackTotals::default()
+    };
+    let _ = STACKS.insert(stack, new, BPF_NOEXIST as u64);
     STACKS.get_ptr_mut(stack)
 }
 

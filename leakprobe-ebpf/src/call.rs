@@ -115,9 +115,10 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
         sp,
         fp: arch::frame_pointer(regs),
     };
-    let stack = stack::identify(start, thread);
+    let (stack, check) = stack::identify(start, thread);
     let call = thread.call(depth);
     call.stack = stack;
+    call.check = check;
     call.announced = 0;
     thread.depth = depth + 1;
     0
@@ -199,8 +200,8 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         stack: call.stack,
         time,
     };
-    let announced = call.announced;
-    blocks::record(address, &block, thread, announced);
+    let (check, announced) = (call.check, call.announced);
+    blocks::record(address, &block, check, thread, announced);
 }
 
 /// The entry of a function that takes a block back.

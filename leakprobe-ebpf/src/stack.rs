@@ -2,7 +2,7 @@
 //!
 //! The first frame is the return address of the probed call, which is always there; each frame
 //! below it is found by the rule for its caller's code ([`crate::unwind`]). A stack is identified by
-//! a 64-bit hash of its frames and of how it ends. The frames stay with the thread until its next
+//! a 64-bit hash of its frames and of how it ends, and a second hash tells when two stacks share one. The frames stay with the thread until its next
 //! walk, and are sent only when the hash is new.
 
 use core::ffi::{c_long, c_void};
@@ -42,6 +42,7 @@ pub struct Walk {
     /// Frame pointer there.
     fp: u64,
     hash: u64,
+    check: u64,
     len: u64,
     /// [`StackEnd`].
     end: u64,
@@ -64,6 +65,7 @@ impl Walk {
         sp: 0,
         fp: 0,
         hash: 0,
+        check: 0,
         len: 0,
         end: 0,
         until: 0,
@@ -83,6 +85,9 @@ impl Thread {
         walk.hash = (walk.hash ^ frame)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(29);
+        walk.check = (walk.check.wrapping_add(frame))
+            .wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            .rotate_left(31);
         walk.len = index + 1;
     }
 
@@ -266,6 +271,7 @@ fn walk(start: Start, until: u64, thread: &mut Thread) {
         sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
         fp: start.fp,
         hash: 0,
+        check: 0,
         len: 0,
         end: StackEnd::DepthLimit as u64,
         until,
@@ -302,9 +308,9 @@ pub fn passes(start: Start, place: u64, thread: &mut Thread) -> Option<bool> {
     }
 }
 
-/// Walks the stack of a thread and returns its id.
+/// Walks the stack of a thread and tells its id and its check.
 #[inline(always)]
-pub fn identify(start: Start, thread: &mut Thread) -> u64 {
+pub fn identify(start: Start, thread: &mut Thread) -> (u64, u64) {
     walk(start, 0, thread);
     let walk = &thread.walk;
     if walk.end != StackEnd::Start as u64 {
@@ -314,7 +320,7 @@ pub fn identify(start: Start, thread: &mut Thread) -> u64 {
     let id = (walk.hash ^ len).wrapping_mul(0xff51_afd7_ed55_8ccd);
     thread.trace.len = len;
     thread.trace.key.id = id;
-    id
+    (id, thread.walk.check ^ len)
 }
 
 /// Counts an unfinished stack under the name of its end.

@@ -40,6 +40,8 @@ pub struct Call {
     pub address: u64,
     /// Id of the stack, taken at entry.
     pub stack: u64,
+    /// Its second hash.
+    pub check: u64,
     /// 1 if the frames of that stack were sent already.
     pub announced: u64,
     /// Below this stack pointer runs a signal handler that interrupted the call; 0: none did.
@@ -87,6 +89,7 @@ const NO_CALL: Call = Call {
     size: 0,
     address: 0,
     stack: 0,
+    check: 0,
     announced: 0,
     handler_below: 0,
     handler_elsewhere: 0,
