@@ -16,7 +16,7 @@ use super::table::Table;
 
 /// First bytes of a file; the number counts up whenever the rules of some object may come out
 /// differently, or are written differently.
-const MAGIC: &[u8; 16] = b"leakprobe rows 1";
+const MAGIC: &[u8; 16] = b"leakprobe rows 2";
 
 /// Objects larger than this take longer to hash than their tables to make, bytes.
 const MAX_OBJECT: u64 = 1 << 30;

@@ -6,38 +6,56 @@ use anyhow::Result;
 
 use super::image::Image;
 use super::synth::{self, Code};
-use super::{NONE, RuleAt, cfi};
+use super::{END, NONE, RuleAt, SIGNAL, cfi};
 
 /// Less than this between two functions is what aligns the second one.
 const MIN_GAP: u64 = 16;
 
-/// The rules of an object, sorted by address; `debug` is its debug file, if there is one.
+/// The rules of an object, each list sorted by address.
+pub struct Rules {
+    /// Those that its unwind information gives.
+    pub informed: Vec<RuleAt>,
+    /// Those and the ones made of its code.
+    pub all: Vec<RuleAt>,
+}
+
+/// Reads or makes the rules of an object; `debug` is its debug file, if there is one.
 ///
 /// # Errors
 ///
 /// If it cannot be read, or has more than the limits allow.
-pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
-    Ok(complete(image, known(image, debug, threads)?))
+pub fn rules(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Rules> {
+    let run_time = cfi::run_time(image, threads)?.rows;
+    let made = made(image, &run_time);
+    let own = cfi::debuggers(image, threads)?.rows;
+    // A debug file that cannot be read is no reason to do without the rest.
+    let debug = debug.and_then(|debug| cfi::table(debug, threads).ok());
+    let debuggers = cfi::fill(&own, &debug.map(|debug| debug.rows).unwrap_or_default());
+    // What debuggers are told of assembly comes from scripts (musl's), which know neither of ends
+    // nor of signals.
+    let ends: Vec<RuleAt> = made
+        .iter()
+        .map(|row| match row.rule {
+            END | SIGNAL => *row,
+            _ => RuleAt { rule: NONE, ..*row },
+        })
+        .collect();
+    let informed = cfi::fill(&cfi::fill(&run_time, &ends), &debuggers);
+    let all = cfi::fill(&informed, &made);
+    // Without debuggers' rules the ends are found, not told.
+    let informed = if debuggers.is_empty() {
+        run_time
+    } else {
+        informed
+    };
+    Ok(Rules { informed, all })
 }
 
-/// The rules that its unwind information gives.
-///
-/// # Errors
-///
-/// As for [`rules`].
-pub fn known(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Vec<RuleAt>> {
-    let mut known = cfi::rows(image, threads)?;
-    if let Some(more) = debug.and_then(|debug| cfi::rows(debug, threads).ok()) {
-        known = cfi::fill(&known, &more);
-    }
-    Ok(known)
-}
-
-/// Those, and rules made from the code that they do not cover.
-pub fn complete(image: &Image, known: Vec<RuleAt>) -> Vec<RuleAt> {
-    let gaps = gaps(image, &known);
+/// Rules made from the code that unwind information does not cover.
+fn made(image: &Image, known: &[RuleAt]) -> Vec<RuleAt> {
+    let gaps = gaps(image, known);
     if gaps.is_empty() {
-        return known;
+        return Vec::new();
     }
     // A symbol table that cannot be read is no reason to do without the rest.
     let symbols = image.functions().unwrap_or_default();
@@ -54,15 +72,14 @@ pub fn complete(image: &Image, known: Vec<RuleAt>) -> Vec<RuleAt> {
         .filter(|symbol| symbols.name(symbol).starts_with(EMBEDDED_BUILTINS))
         .map(|symbol| symbol.address)
         .collect();
-    let made = synth::rows(&Code {
+    synth::rows(&Code {
         read: &|range| image.bytes(range).ok(),
         gaps: &gaps,
         functions: &functions,
         entry: image.entry(),
         pointers: &[],
         framed: &framed,
-    });
-    cfi::fill(&known, &made)
+    })
 }
 
 /// Where V8's embedded builtins begin.

@@ -89,8 +89,10 @@ pub fn survey(pid: u32, mappings: &Mappings) -> Vec<Survey> {
 ///
 /// If it cannot be read, or has more than the limits allow.
 pub fn coverage(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Coverage> {
-    let known = object::known(image, debug, threads)?;
-    let all = object::complete(image, known.clone());
+    let object::Rules {
+        informed: known,
+        all,
+    } = object::rules(image, debug, threads)?;
     let mut coverage = Coverage {
         rows: all.len(),
         ..Coverage::default()

@@ -274,7 +274,7 @@ fn with_cache(
 }
 
 fn make(image: &Image, debug: Option<&Image>, threads: usize) -> Result<Built> {
-    let rules = object::rules(image, debug, threads)?;
+    let rules = object::rules(image, debug, threads)?.all;
     Ok((Table::pack(&rules), segments(image)))
 }
 

@@ -7,10 +7,12 @@
 mod compare;
 mod oracle;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use compare::{Report, compare};
-use leakprobe::unwind::{END, SIGNAL};
+use leakprobe::unwind::image::Image;
+use leakprobe::unwind::{END, NONE, RuleAt, SIGNAL, cfi, rules};
 use oracle::Subject;
 
 /// Reads the first of `paths` that is there, and compares.
@@ -71,14 +73,17 @@ fn libstdcxx() {
     assert_eq!(report.calls.wrong, 0);
 }
 
+fn fixtures() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os("LEAKPROBE_FIXTURES")
+        .map_or_else(|| own.join("../target/fixtures"), PathBuf::from)
+}
+
 /// musl has no unwind information but in its debug file, so it is built here with that: as Debian
 /// does, and for size, as musl does by itself, without any padding between functions.
 #[track_caller]
 fn musl(variant: &str) {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let fixtures = std::env::var_os("LEAKPROBE_FIXTURES")
-        .map_or_else(|| own.join("../target/fixtures"), PathBuf::from);
-    let path = fixtures.join("musl-debug").join(variant).join("libc.so");
+    let path = fixtures().join("musl-debug").join(variant).join("libc.so");
     let data = std::fs::read(&path).unwrap_or_else(|error| {
         panic!("{}: {error}: run `cargo xtask musl-debug`", path.display())
     });
@@ -117,4 +122,45 @@ fn musl_as_debian_builds_it() {
 #[test]
 fn musl_for_size() {
     musl("Os");
+}
+
+/// A stripped musl whose debug file is at hand: its functions are unwound by that, but for where
+/// threads end and signal handlers return, which it is wrong about.
+#[test]
+fn musl_with_its_debug_file() {
+    let path = fixtures().join("musl-debug/O2/libc.so");
+    let stripped = std::env::temp_dir().join(format!("leakprobe-musl-{}", std::process::id()));
+    let status = std::process::Command::new("strip")
+        .arg("-o")
+        .args([&stripped, &path])
+        .status()
+        .expect("strip of binutils");
+    assert!(status.success());
+    let open = |path: &Path| Image::open(&File::open(path).expect("a file")).expect("an image");
+    let (image, debug) = (open(&stripped), open(&path));
+    std::fs::remove_file(&stripped).expect("removed");
+
+    let told = cfi::debuggers(&debug, 2).expect("rules").rows;
+    assert!(told.len() > 4_000);
+    let rules = rules(&image, Some(&debug), 2).expect("rules").all;
+    let rule_at = |rows: &[RuleAt], address| {
+        let after = rows.partition_point(|row| row.address <= address);
+        after.checked_sub(1).map(|row| rows[row].rule)
+    };
+    let data = std::fs::read(&path).expect("a library");
+    let subject = Subject::new(&data);
+    let (mut other, mut ends, mut signals) = (Vec::new(), 0, 0);
+    for row in told.iter().filter(|row| row.rule != NONE) {
+        match rule_at(&rules, row.address) {
+            Some(END) => ends += 1,
+            Some(SIGNAL) => signals += 1,
+            rule if rule == Some(row.rule) => {}
+            _ => other.push(subject.function_at(row.address)),
+        }
+    }
+    assert_eq!(other, Vec::<String>::new());
+    assert!(
+        ends > 0 && signals > 0,
+        "{ends} ends, {signals} signal frames"
+    );
 }

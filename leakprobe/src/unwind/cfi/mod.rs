@@ -82,40 +82,48 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// The rules of an object's code, by up to `threads` threads.
+/// The rules that an object is unwound by at run time (`.eh_frame`), made by up to `threads` threads.
 ///
 /// # Errors
 ///
 /// If its unwind information cannot be read, or would make more than [`MAX_ROWS`] rows. An object
 /// without any has no rows.
-pub fn rows(image: &Image, threads: usize) -> Result<Vec<RuleAt>> {
-    Ok(table(image, threads)?.rows)
+pub fn run_time(image: &Image, threads: usize) -> Result<Table> {
+    let Some(cfi) = image.eh_frame()? else {
+        return Ok(Table::default());
+    };
+    let mut section = EhFrame::new(&cfi.bytes, LittleEndian);
+    section.set_address_size(8);
+    read(image, &cfi, &section, entries::EH_FRAME, threads)
+        .context("failed to read the unwind information in `.eh_frame`")
 }
 
-/// Like [`rows`], and says what could not be followed.
+/// The rules that an object has for debuggers (`.debug_frame`).
 ///
 /// # Errors
 ///
-/// As for [`rows`].
+/// As for [`run_time`].
+pub fn debuggers(image: &Image, threads: usize) -> Result<Table> {
+    let Some(cfi) = image.debug_frame()? else {
+        return Ok(Table::default());
+    };
+    let mut section = DebugFrame::new(&cfi.bytes, LittleEndian);
+    section.set_address_size(8);
+    read(image, &cfi, &section, entries::DEBUG_FRAME, threads)
+        .context("failed to read the unwind information in `.debug_frame`")
+}
+
+/// Both, those for run time first.
+///
+/// # Errors
+///
+/// As for [`run_time`].
 pub fn table(image: &Image, threads: usize) -> Result<Table> {
-    let mut table = Table::default();
-    if let Some(cfi) = image.eh_frame()? {
-        let mut section = EhFrame::new(&cfi.bytes, LittleEndian);
-        section.set_address_size(8);
-        table = read(image, &cfi, &section, entries::EH_FRAME, threads)
-            .context("failed to read the unwind information in `.eh_frame`")?;
-    }
-    if let Some(cfi) = image.debug_frame()? {
-        let mut section = DebugFrame::new(&cfi.bytes, LittleEndian);
-        section.set_address_size(8);
-        let other = read(image, &cfi, &section, entries::DEBUG_FRAME, threads)
-            .context("failed to read the unwind information in `.debug_frame`")?;
-        if !other.rows.is_empty() {
-            table.rows = fill(&table.rows, &other.rows);
-        }
-        for (reason, count) in other.unsupported {
-            *table.unsupported.entry(reason).or_default() += count;
-        }
+    let mut table = run_time(image, threads)?;
+    let other = debuggers(image, threads)?;
+    table.rows = fill(&table.rows, &other.rows);
+    for (reason, count) in other.unsupported {
+        *table.unsupported.entry(reason).or_default() += count;
     }
     Ok(table)
 }
