@@ -5,8 +5,8 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
-use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_func_ip};
+use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
 
@@ -58,31 +58,38 @@ fn product(count: u64, size: u64) -> u64 {
     }
 }
 
-/// The entry of a function that gives a block out.
+/// Whether a session's program runs at a return: there the thread is no longer where the probe is.
 #[inline(always)]
-pub fn enter(ctx: &ProbeContext) -> u32 {
+pub fn is_return(ctx: &ProbeContext) -> bool {
+    // SAFETY: the helper reads the context of this program.
+    arch::instruction_pointer(registers(ctx)) != unsafe { bpf_get_func_ip(ctx.as_ptr()) }
+}
+
+/// The entry of a function that gives a block out. Whether its return matters.
+#[inline(always)]
+pub fn enter(ctx: &ProbeContext) -> bool {
     if control(Control::Active) == 0 {
-        return 0;
+        return false;
     }
     let regs = registers(ctx);
     let sp = arch::entry_sp(regs);
     let Some(thread) = this_thread() else {
         count(Counter::ThreadsFull);
-        return 0;
+        return false;
     };
     if !thread.admits(sp, arch::frame_pointer(regs)) {
         thread.note_nested(sp);
-        return 0;
+        return false;
     }
     let depth = thread.depth;
     if depth >= MAX_NESTED_CALLS as u64 {
         count(Counter::NestedTooDeep);
         debug!(ctx, "{} allocator calls on top of one another", depth);
-        return 0;
+        return false;
     }
     let Some(ip) = arch::return_address(sp) else {
         count(Counter::UnreadableMemory);
-        return 0;
+        return false;
     };
     // SAFETY: the helper reads the context of this program.
     let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
@@ -121,14 +128,14 @@ pub fn enter(ctx: &ProbeContext) -> u32 {
     call.check = check;
     call.announced = 0;
     thread.depth = depth + 1;
-    0
+    true
 }
 
 /// The return of a function that gives a block out.
 #[inline(always)]
-pub fn leave(ctx: &RetProbeContext) -> u32 {
+pub fn leave<C: EbpfContext>(ctx: &C) {
     let Some(thread) = known_thread() else {
-        return 0;
+        return;
     };
     let regs = registers(ctx);
     let sp = arch::entry_sp_at_return(regs);
@@ -136,7 +143,7 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
         .rev()
         .find(|&level| level < thread.depth && thread.call(level).sp == sp)
     else {
-        return 0;
+        return;
     };
     if thread.depth > found + 1 {
         // A call below the top returns when what is above it was left by a handler's siglongjmp.
@@ -148,7 +155,6 @@ pub fn leave(ctx: &RetProbeContext) -> u32 {
     // SAFETY: a field of our own.
     let level = unsafe { core::ptr::read_volatile(&raw const thread.depth) };
     finish(thread, level, regs);
-    0
 }
 
 /// Records what a call gave out and took back.
@@ -206,11 +212,11 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
 
 /// The entry of a function that takes a block back.
 #[inline(always)]
-pub fn free(ctx: &ProbeContext) -> u32 {
+pub fn free(ctx: &ProbeContext) {
     let regs = registers(ctx);
     let address = arch::arguments(regs)[0];
     if address == 0 || control(Control::Active) == 0 {
-        return 0;
+        return;
     }
     let sp = arch::entry_sp(regs);
     let mut thread = known_thread();
@@ -218,7 +224,7 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         && thread.depth != 0
         && !thread.admits(sp, arch::frame_pointer(regs))
     {
-        return 0;
+        return;
     }
     match blocks::take(address) {
         Some(block) => {
@@ -232,7 +238,6 @@ pub fn free(ctx: &ProbeContext) -> u32 {
         None if thread.is_some_and(|thread| thread.freed == address && sp <= thread.freed_sp) => {}
         None => count(Counter::UnknownFrees),
     }
-    0
 }
 
 /// A handler is about to run on top of the thread's call in flight, if it has one. `sp` is the

@@ -22,25 +22,39 @@ mod unwind;
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
 
-use crate::call::{enter, free, leave};
+use crate::call::{enter, free, is_return, leave};
 
 /// The entry of a function that gives a block out. Which one, the probe's cookie tells
 /// ([`leakprobe_common::Signature`]): one program for all is verified once.
 #[uprobe]
 pub fn enter_call(ctx: ProbeContext) -> u32 {
-    enter(&ctx)
+    enter(&ctx);
+    0
 }
 
 /// `free(block)`, `cfree(block)`, `free_sized(block, ..)`, `free_aligned_sized(block, ..)`.
 #[uprobe]
 pub fn enter_free(ctx: ProbeContext) -> u32 {
-    free(&ctx)
+    free(&ctx);
+    0
 }
 
-/// The return of every function above that gives a block out.
+/// The return of every function that gives a block out.
 #[uretprobe]
 pub fn leave_call(ctx: RetProbeContext) -> u32 {
-    leave(&ctx)
+    leave(&ctx);
+    0
+}
+
+/// Entry and return of every function that gives a block out, for kernels with sessions: there the
+/// entry decides whether the return is probed too, 1 if not.
+#[uprobe]
+pub fn session_call(ctx: ProbeContext) -> u32 {
+    if is_return(&ctx) {
+        leave(&ctx);
+        return 0;
+    }
+    u32::from(!enter(&ctx))
 }
 
 /// A signal is about to be delivered to a thread.

@@ -24,6 +24,12 @@ pub fn result(regs: &pt_regs) -> u64 {
     regs.rax
 }
 
+/// Where the thread is.
+#[inline(always)]
+pub fn instruction_pointer(regs: &pt_regs) -> u64 {
+    regs.rip
+}
+
 /// Stack pointer at the entry of a function.
 #[inline(always)]
 pub fn entry_sp(regs: &pt_regs) -> u64 {
