@@ -172,17 +172,21 @@ impl KernelTables {
                 added.push(rule);
                 next as u16
             });
-            if known.len() > MAX_RULES {
-                for rule in added {
-                    known.remove(&rule);
-                }
-                return Err(Full("too many different rules").into());
-            }
             numbers.push(number);
         }
-        bpf::write_range(self.rules.fd().as_fd(), first as u32, &added)
-            .context("failed to write unwind rules")?;
-        Ok(numbers)
+        let written = if known.len() > MAX_RULES {
+            Err(Full("too many different rules").into())
+        } else {
+            bpf::write_range(self.rules.fd().as_fd(), first as u32, &added)
+                .context("failed to write unwind rules")
+        };
+        if written.is_err() {
+            // No later table may take them for written.
+            for rule in added {
+                known.remove(&rule);
+            }
+        }
+        written.map(|()| numbers)
     }
 
     /// Makes these the target's mappings, sorted by address; returns how many did not fit.
