@@ -23,7 +23,7 @@ use super::{FRAME_POINTER, NONE};
 use crate::bpf;
 
 /// Number of the rule [`NONE`]. It is 0 in every map that nothing was written to.
-const NONE_NUMBER: u32 = 0;
+pub const NONE_NUMBER: u32 = 0;
 /// Number of the rule [`FRAME_POINTER`].
 pub const FRAME_POINTER_NUMBER: u32 = 1;
 
@@ -235,7 +235,7 @@ impl KernelTables {
             .context("failed to clear the cache of unwind rules")
     }
 
-    /// Kernel memory of what is loaded, bytes.
+    /// Kernel memory of the tables as allocated, bytes: chunks by need, all else whole.
     pub fn bytes(&self) -> usize {
         self.rows.count() as usize * size_of::<Chunk>()
             + size_of::<RuleCache>()
@@ -244,7 +244,7 @@ impl KernelTables {
             + 2 * size_of::<CodeMappings>()
     }
 
-    /// Rows that are loaded.
+    /// Rows of all tables.
     pub fn rows(&self) -> u32 {
         self.contents.rows
     }
@@ -268,13 +268,18 @@ fn wait_for_walks() {
     }
 }
 
+/// A mapping that one rule serves as a whole.
+pub const fn by_rule(start: u64, end: u64, rule: u32) -> CodeMapping {
+    CodeMapping {
+        start,
+        end,
+        bias: 0,
+        first_page: 0,
+        pages: 0,
+        rule,
+        unused: 0,
+    }
+}
+
 /// Sorts behind all mappings.
-const UNUSED: CodeMapping = CodeMapping {
-    start: i64::MAX as u64,
-    end: i64::MAX as u64,
-    bias: 0,
-    first_page: 0,
-    pages: 0,
-    rule: NONE_NUMBER,
-    unused: 0,
-};
+const UNUSED: CodeMapping = by_rule(i64::MAX as u64, i64::MAX as u64, NONE_NUMBER);

@@ -100,6 +100,7 @@ impl Session {
             let made = tables.join();
             placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
         })?;
+        unwinder.log_size();
         probes.describe(&process, &allocator)?;
         let began = Instant::now();
         probes.record(true)?;
