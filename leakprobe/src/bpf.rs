@@ -60,6 +60,21 @@ unsafe impl Plain for Chunk {}
 // SAFETY: an array of numbers.
 unsafe impl Plain for RuleCache {}
 
+/// The system call. What is missing at the end of `attr` the kernel takes for zeros.
+///
+/// # Safety
+///
+/// `attr` begins as the kernel's `union bpf_attr` does for `command`, and what it points to may be
+/// read and written as `command` does.
+unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<i64> {
+    // SAFETY: the attribute is as long as it says; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<A>()) };
+    match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Writes `values` to an array from entry `first` on.
 ///
 /// # Errors
@@ -81,17 +96,7 @@ pub fn write_range<V: Plain>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> i
         flags: 0,
     };
     // SAFETY: the kernel reads `count` keys and values of the map's sizes.
-    let status = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_UPDATE_BATCH,
-            &raw mut attr,
-            size_of::<BatchAttr>(),
-        )
-    };
-    if status < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
     Ok(())
 }
 
@@ -112,24 +117,14 @@ pub fn create_array<V: Plain>() -> io::Result<OwnedFd> {
     /// `BPF_MAP_CREATE` and `BPF_MAP_TYPE_ARRAY` of the kernel's `include/uapi/linux/bpf.h`.
     const BPF_MAP_CREATE: libc::c_int = 0;
     const BPF_MAP_TYPE_ARRAY: u32 = 2;
-    let attr = CreateAttr {
+    let mut attr = CreateAttr {
         map_type: BPF_MAP_TYPE_ARRAY,
         key_size: size_of::<u32>() as u32,
         value_size: size_of::<V>() as u32,
         max_entries: 1,
     };
-    // SAFETY: the attribute is as long as it says; the kernel takes the rest for zeros.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_MAP_CREATE,
-            &raw const attr,
-            size_of::<CreateAttr>(),
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: no member is a pointer.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
     // SAFETY: the descriptor is new, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -162,15 +157,7 @@ pub fn for_each<K: Plain, V: Plain>(
             flags: 0,
         };
         // SAFETY: the attribute says how much room there is behind each pointer.
-        let status = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                BPF_MAP_LOOKUP_BATCH,
-                &raw mut attr,
-                size_of::<BatchAttr>(),
-            )
-        };
-        let error = (status < 0).then(io::Error::last_os_error);
+        let error = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) }.err();
         match error.as_ref().and_then(io::Error::raw_os_error) {
             None if error.is_none() => {}
             Some(libc::ENOENT) => {} // the last batch

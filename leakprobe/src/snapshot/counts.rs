@@ -35,6 +35,13 @@ pub const MODULES_NOT_UNWOUND: Count = Count {
     meaning: "modules through whose code stacks cannot be followed (the notes say why)",
 };
 
+/// Updates of the kernel side's unwind tables that failed.
+pub const UNWIND_TABLES_NOT_UPDATED: Count = Count {
+    name: "unwind_tables_not_updated",
+    is_loss: true,
+    meaning: "failed updates of the unwind tables: stacks may end early or be wrong (the notes say why)",
+};
+
 /// Programs executed by the target that could not be probed from their first instruction.
 pub const EXEC_GAP: Count = Count {
     name: "exec_gap",
@@ -63,10 +70,11 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
     meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
 };
 
-const OF_THE_USER_SIDE: [Count; 7] = [
+const OF_THE_USER_SIDE: [Count; 8] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     MODULES_NOT_UNWOUND,
+    UNWIND_TABLES_NOT_UPDATED,
     EXEC_GAP,
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,

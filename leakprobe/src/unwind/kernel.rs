@@ -12,17 +12,18 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use leakprobe_common::{
-    CACHE_ENTRIES, CACHE_GENERATION_BITS, CHUNK_ROWS, Chunk, CodeMapping, CodeMappings, Control,
-    MAX_CHUNKS, MAX_MAPPINGS, MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_UNCACHED,
+    CACHE_ENTRIES, CACHE_GENERATION_BITS, Chunk, CodeMapping, CodeMappings, Control, MAX_MAPPINGS,
+    MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_UNCACHED,
 };
 use thiserror::Error;
 
+use super::chunks::Chunks;
 use super::table::Table;
 use super::{FRAME_POINTER, NONE};
 use crate::bpf;
 
 /// Number of the rule [`NONE`]. It is 0 in every map that nothing was written to.
-const NONE_NUMBER: u32 = 0;
+pub const NONE_NUMBER: u32 = 0;
 /// Number of the rule [`FRAME_POINTER`].
 pub const FRAME_POINTER_NUMBER: u32 = 1;
 
@@ -39,11 +40,7 @@ pub struct KernelTables {
     mappings: MapData,
     cache: MapData,
     chunks: MapData,
-    /// The chunk that is being filled, and its map.
-    chunk: Box<Chunk>,
-    chunk_map: Option<OwnedFd>,
-    /// Chunks that are not in their map yet, the last ones.
-    new_chunks: Vec<OwnedFd>,
+    rows: Chunks<OwnedFd>,
     contents: Contents,
     generation: u64,
 }
@@ -53,9 +50,7 @@ pub struct KernelTables {
 struct Contents {
     rules: HashMap<Rule, u16>,
     pages: u32,
-    /// Over all chunks.
     rows: u32,
-    chunks: u32,
 }
 
 /// Where a table is.
@@ -97,9 +92,7 @@ impl KernelTables {
             mappings,
             cache,
             chunks,
-            chunk: Box::new([Row::default(); CHUNK_ROWS]),
-            chunk_map: None,
-            new_chunks: Vec::new(),
+            rows: Chunks::new(),
             contents: Contents::default(),
             generation: 0,
         };
@@ -117,41 +110,36 @@ impl KernelTables {
     ///
     /// # Errors
     ///
-    /// `Full` if there is no room for it (nothing is in use of it then), or what the kernel
-    /// answers.
+    /// `Full` if there is no room for it, or what the kernel answers. Nothing of it is there then.
     pub fn load(&mut self, table: &Table) -> Result<Place> {
         let numbers = self.number_rules(&table.rules)?;
+        let place = self.add(table, &numbers);
+        match &place {
+            Ok(place) => {
+                self.rows.settle();
+                self.contents.pages += place.pages;
+                self.contents.rows += table.rows.len() as u32;
+            }
+            Err(_) => self.rows.roll_back(),
+        }
+        place
+    }
+
+    fn add(&mut self, table: &Table, numbers: &[u16]) -> Result<Place> {
         if self.contents.pages as usize + table.pages.len() > MAX_PAGES {
             return Err(Full("too much code").into());
         }
         let mut pages = Vec::with_capacity(table.pages.len());
-        for page in &table.pages {
-            let rows = &table.rows[page.first as usize..][..page.count as usize];
-            // All rows of a page are in one chunk.
-            let mut slot = self.contents.rows as usize % CHUNK_ROWS;
-            if slot + rows.len() > CHUNK_ROWS {
-                self.flush()?;
-                self.contents.rows = self.contents.rows.next_multiple_of(CHUNK_ROWS as u32);
-                self.chunk_map = None;
-                slot = 0;
-            }
-            pages.push(Page {
-                first: self.contents.rows,
-                count: page.count,
+        for &Page { first, count } in &table.pages {
+            let rows = &table.rows[first as usize..][..count as usize];
+            let rows = rows.iter().map(|row| Row {
+                offset: row.offset,
+                rule: numbers[usize::from(row.rule)],
             });
-            for (place, row) in self.chunk[slot..].iter_mut().zip(rows) {
-                *place = Row {
-                    offset: row.offset,
-                    rule: numbers[usize::from(row.rule)],
-                };
-            }
-            self.contents.rows += page.count;
-            if slot + rows.len() == CHUNK_ROWS {
-                self.flush()?;
-                self.chunk_map = None;
-            }
+            let first = self.rows.place(rows).ok_or(Full("too many rows"))?;
+            pages.push(Page { first, count });
         }
-        self.flush()?;
+        self.rows.write(write_chunk)?;
         let place = Place {
             start: table.start,
             first_page: self.contents.pages,
@@ -159,44 +147,16 @@ impl KernelTables {
         };
         bpf::write_range(self.pages.fd().as_fd(), place.first_page, &pages)
             .context("failed to write unwind tables to the map PAGES")?;
-        self.contents.pages += place.pages;
         Ok(place)
-    }
-
-    /// Writes the chunk that is being filled. (What is in it already is written again, unchanged.)
-    fn flush(&mut self) -> Result<()> {
-        let number = (self.contents.rows.saturating_sub(1)) / CHUNK_ROWS as u32;
-        if self.contents.rows == 0 {
-            return Ok(());
-        }
-        if self.chunk_map.is_none() {
-            if number as usize >= MAX_CHUNKS {
-                return Err(Full("too many rows").into());
-            }
-            let map = bpf::create_array::<Chunk>().context("failed to create a map of rows")?;
-            let copy = map
-                .try_clone()
-                .context("failed to duplicate a descriptor")?;
-            self.new_chunks.push(copy);
-            self.contents.chunks = number + 1;
-            self.chunk_map = Some(map);
-        }
-        let map = self.chunk_map.as_ref().context("no chunk")?;
-        bpf::write_range(map.as_fd(), 0, std::slice::from_ref(&*self.chunk))
-            .context("failed to write unwind rows")
     }
 
     /// Puts new chunks into their map, all at once: each such call waits for running programs.
     fn add_chunks(&mut self) -> Result<()> {
-        let first = self.contents.chunks - self.new_chunks.len() as u32;
-        let fds: Vec<u32> = self
-            .new_chunks
-            .iter()
-            .map(|fd| fd.as_raw_fd() as u32)
-            .collect();
+        let (first, maps) = self.rows.unknown();
+        let fds: Vec<u32> = maps.map(|map| map.as_raw_fd() as u32).collect();
         bpf::write_range(self.chunks.fd().as_fd(), first, &fds)
             .context("failed to add maps of unwind rows")?;
-        self.new_chunks.clear();
+        self.rows.all_known();
         Ok(())
     }
 
@@ -212,17 +172,21 @@ impl KernelTables {
                 added.push(rule);
                 next as u16
             });
-            if known.len() > MAX_RULES {
-                for rule in added {
-                    known.remove(&rule);
-                }
-                return Err(Full("too many different rules").into());
-            }
             numbers.push(number);
         }
-        bpf::write_range(self.rules.fd().as_fd(), first as u32, &added)
-            .context("failed to write unwind rules")?;
-        Ok(numbers)
+        let written = if known.len() > MAX_RULES {
+            Err(Full("too many different rules").into())
+        } else {
+            bpf::write_range(self.rules.fd().as_fd(), first as u32, &added)
+                .context("failed to write unwind rules")
+        };
+        if written.is_err() {
+            // No later table may take them for written.
+            for rule in added {
+                known.remove(&rule);
+            }
+        }
+        written.map(|()| numbers)
     }
 
     /// Makes these the target's mappings, sorted by address; returns how many did not fit.
@@ -271,19 +235,30 @@ impl KernelTables {
             .context("failed to clear the cache of unwind rules")
     }
 
-    /// Kernel memory of what is loaded, bytes.
+    /// Kernel memory of the tables as allocated, bytes: chunks by need, all else whole.
     pub fn bytes(&self) -> usize {
-        self.contents.rows.div_ceil(CHUNK_ROWS as u32) as usize * size_of::<Chunk>()
+        self.rows.count() as usize * size_of::<Chunk>()
             + size_of::<RuleCache>()
             + MAX_PAGES * size_of::<Page>()
             + MAX_RULES * size_of::<Rule>()
             + 2 * size_of::<CodeMappings>()
     }
 
-    /// Rows that are loaded.
+    /// Rows of all tables.
     pub fn rows(&self) -> u32 {
         self.contents.rows
     }
+}
+
+/// Writes a chunk to its map, which is made if there is none. (What was in it already is written
+/// again, unchanged.)
+fn write_chunk(map: &mut Option<OwnedFd>, rows: &Chunk) -> Result<()> {
+    let map = match map {
+        Some(map) => map,
+        None => map.insert(bpf::create_array::<Chunk>().context("failed to create a map of rows")?),
+    };
+    bpf::write_range(map.as_fd(), 0, std::slice::from_ref(rows))
+        .context("failed to write unwind rows")
 }
 
 /// Returns when no walk runs any more that began before.
@@ -293,13 +268,18 @@ fn wait_for_walks() {
     }
 }
 
+/// A mapping that one rule serves as a whole.
+pub const fn by_rule(start: u64, end: u64, rule: u32) -> CodeMapping {
+    CodeMapping {
+        start,
+        end,
+        bias: 0,
+        first_page: 0,
+        pages: 0,
+        rule,
+        unused: 0,
+    }
+}
+
 /// Sorts behind all mappings.
-const UNUSED: CodeMapping = CodeMapping {
-    start: i64::MAX as u64,
-    end: i64::MAX as u64,
-    bias: 0,
-    first_page: 0,
-    pages: 0,
-    rule: NONE_NUMBER,
-    unused: 0,
-};
+const UNUSED: CodeMapping = by_rule(i64::MAX as u64, i64::MAX as u64, NONE_NUMBER);

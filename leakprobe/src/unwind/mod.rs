@@ -3,14 +3,15 @@
 //!
 //! `image` reads an object with bounds; `cfi` makes rules of its unwind information, `synth` of its
 //! code where there is none, `object` puts both together. `table` packs the rules of an object, `cache`
-//! keeps tables on disk, `kernel` puts them into the kernel side's maps, and `unwinder` keeps those in
-//! step with what the target has mapped; `contents` says what that is. `survey` tells people how much
-//! of a target's code can be unwound.
+//! keeps tables on disk, `kernel` puts them into the kernel side's maps (`chunks` says which row goes
+//! where), and `unwinder` keeps those in step with what the target has mapped; `contents` says what that
+//! is. `survey` tells people how much of a target's code can be unwound.
 //!
 //! All of it is hostile input: nothing here panics, hangs or takes more memory than the limits say.
 
 mod cache;
 pub mod cfi;
+mod chunks;
 mod contents;
 pub mod image;
 mod kernel;

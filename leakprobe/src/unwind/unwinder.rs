@@ -11,7 +11,7 @@ use leakprobe_common::CodeMapping;
 use super::cache::Cache;
 use super::contents::{self, Contents};
 use super::image::Image;
-use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, Place};
+use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, NONE_NUMBER, Place, by_rule};
 use super::object;
 use super::table::Table;
 use crate::target::{CodeRange, Mappings, Module};
@@ -25,6 +25,8 @@ pub struct Unwinder {
     published: Vec<CodeMapping>,
     space: Option<u64>,
     problems: BTreeMap<String, String>,
+    /// Mappings that did not fit, at most so far.
+    left_out: usize,
 }
 
 /// How the code of a module is unwound.
@@ -50,6 +52,7 @@ impl Unwinder {
             published: Vec::new(),
             space: None,
             problems: BTreeMap::new(),
+            left_out: 0,
         }
     }
 
@@ -66,10 +69,11 @@ impl Unwinder {
             return Ok(());
         }
         let left_out = self.kernel.publish(space, &entries)?;
-        if left_out > 0 {
+        if left_out > self.left_out {
+            self.left_out = left_out;
             self.problems.insert(
-                format!("{left_out} mappings"),
-                "more executable mappings than are followed".to_owned(),
+                "the last mappings".to_owned(),
+                format!("up to {left_out} executable mappings more than are followed"),
             );
         }
         self.published = entries;
@@ -135,15 +139,7 @@ impl Unwinder {
             .filter(|range| range.end <= i64::MAX as u64)
             .filter_map(|range| {
                 let (_, code) = self.modules.get(&place(&range.module))?;
-                let mut entry = CodeMapping {
-                    start: range.start,
-                    end: range.end,
-                    bias: 0,
-                    first_page: 0,
-                    pages: 0,
-                    rule: 0,
-                    unused: 0,
-                };
+                let mut entry = by_rule(range.start, range.end, NONE_NUMBER);
                 match code {
                     Code::Generated if range.module.file.is_some() => {
                         entry.rule = FRAME_POINTER_NUMBER;
@@ -160,20 +156,8 @@ impl Unwinder {
                 Some(entry)
             })
             .collect();
-        entries.extend(
-            mappings
-                .reserved_for_code()
-                .iter()
-                .map(|&(start, end)| CodeMapping {
-                    start,
-                    end,
-                    bias: 0,
-                    first_page: 0,
-                    pages: 0,
-                    rule: FRAME_POINTER_NUMBER,
-                    unused: 0,
-                }),
-        );
+        let reserved = mappings.reserved_for_code().iter();
+        entries.extend(reserved.map(|&(start, end)| by_rule(start, end, FRAME_POINTER_NUMBER)));
         entries.sort_by_key(|entry| entry.start);
         entries
     }
@@ -185,9 +169,13 @@ impl Unwinder {
             .map(|(path, why)| (path.as_str(), why.as_str()))
     }
 
-    /// Kernel memory of the tables, bytes, and the rows in them.
-    pub fn size(&self) -> (usize, u32) {
-        (self.kernel.bytes(), self.kernel.rows())
+    /// Logs how large the tables are.
+    pub fn log_size(&self) {
+        let (rows, bytes) = (self.kernel.rows(), self.kernel.bytes());
+        log::debug!(
+            "unwind tables: {rows} rows in {bytes} bytes of kernel memory, {:.1} bytes per row",
+            bytes as f64 / f64::from(rows.max(1)),
+        );
     }
 }
 

@@ -34,7 +34,8 @@ impl Session {
         self.target = self.process.info();
         self.trampoline = None;
         self.stacks.start_over(self.process.pid());
-        self.update_tables()?;
+        self.table_errors.settle(); // no pause: what there is is of another program
+        self.update_tables();
         let comm = escape::visible(&self.target.comm);
         let note = format!(
             "the target executed `{comm}` {} after the attach; figures are of that program alone, \
@@ -79,7 +80,7 @@ impl Session {
         }
         self.searching = None;
         self.stacks.refresh(self.process.pid());
-        self.update_tables()?;
+        self.update_tables();
         if by_main_thread && allocator.identity() == self.allocator.identity() {
             // The same file: the probes are in place already.
             progress.say(&self.goes_on());

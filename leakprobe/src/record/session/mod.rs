@@ -1,6 +1,7 @@
 //! One recording: from the attach to the final profile.
 
 mod exec;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::exec::{SEARCH, Search};
+use self::tables::TableErrors;
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
@@ -37,6 +39,7 @@ pub struct Session {
     maps: Maps,
     stacks: Stacks,
     unwinder: Unwinder,
+    table_errors: TableErrors,
     names: Names,
     space: u64,
     began: Instant,
@@ -97,6 +100,7 @@ impl Session {
             let made = tables.join();
             placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
         })?;
+        unwinder.log_size();
         probes.describe(&process, &allocator)?;
         let began = Instant::now();
         probes.record(true)?;
@@ -113,6 +117,7 @@ impl Session {
             maps,
             stacks,
             unwinder,
+            table_errors: TableErrors::default(),
             names: Names::new(config.inlines),
             space: 0,
             began,
@@ -201,13 +206,14 @@ impl Session {
                 }
                 () = deadline => return Ok(()),
                 () = search => self.search_allocator(progress)?,
-                () = refresh => self.locate(false)?,
+                () = refresh => self.locate(false),
                 guard = self.events.readable() => {
                     guard.context("failed to watch the ring buffer")?.clear_ready();
                     self.drain(progress)?;
                 }
                 _ = seconds.tick() => {
-                    self.locate(false)?;
+                    self.catch_up_with_tables();
+                    self.locate(false);
                     let totals = self.maps.totals(self.space)?.totals;
                     progress.status(self.began.elapsed(), &totals);
                 }
@@ -251,7 +257,7 @@ impl Session {
         if let Some(by_main_thread) = exec {
             self.start_over(by_main_thread, progress)?;
         }
-        self.locate(false)?;
+        self.locate(false);
         if self.trampoline != self.stacks.trampoline()
             && let Some(address) = self.stacks.trampoline()
         {
@@ -263,16 +269,10 @@ impl Session {
 
     /// Locates the stacks that have arrived. If the target has mapped something for that, the kernel
     /// side gets tables for it.
-    fn locate(&mut self, now: bool) -> Result<()> {
+    fn locate(&mut self, now: bool) {
         if self.stacks.locate(self.process.pid(), now) {
-            self.update_tables()?;
+            self.update_tables();
         }
-        Ok(())
-    }
-
-    fn update_tables(&mut self) -> Result<()> {
-        self.unwinder
-            .refresh(self.process.pid(), self.space, self.stacks.mappings())
     }
 
     fn note_others(&mut self) {
@@ -313,6 +313,7 @@ impl Session {
                 .or_default() += 1;
             notes.push(format!("stacks end in `{module}`: {why}"));
         }
+        self.table_errors.report(&mut losses, &mut notes);
         Header {
             target: self.target.clone(),
             allocator: self.allocator.info(),
@@ -323,7 +324,7 @@ impl Session {
     }
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
-        self.locate(true)?;
+        self.locate(true);
         let mut snapshot = match min_age {
             None => self.maps.totals(self.space)?,
             Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
@@ -358,7 +359,7 @@ impl Session {
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
         self.drain(&mut Progress::new(true))?;
-        self.locate(true)?;
+        self.locate(true);
         if self.searching.take().is_some() {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(
