@@ -141,7 +141,7 @@ impl Probes {
                 }
                 let place = UProbeAttachPoint {
                     location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                    cookie: kind.signature().map(Signature::cookie),
+                    cookie: point.function.signature().map(Signature::cookie),
                 };
                 let link = program
                     .attach(place, &file, UProbeScope::OneProcess(pid))
