@@ -21,7 +21,7 @@ use leakprobe_common::{
 };
 
 use crate::maps::{THREADS, control, count, opaque, read_user, thread_id};
-use crate::stack::{self, Start, Walk};
+use crate::stack::{self, Start, Trail, WINDOW, Walk};
 use crate::{arch, blocks};
 
 /// An allocator call in flight.
@@ -96,6 +96,10 @@ pub struct Thread {
     pub walk: Walk,
     /// The stack walked last, as it is sent.
     pub trace: StackEvent,
+    /// The ways of the last two walks.
+    pub trails: [Trail; 2],
+    /// A part of the stack.
+    pub window: [u64; WINDOW],
 }
 
 const NO_CALL: Call = Call {
@@ -142,6 +146,8 @@ static NEW_THREAD: Thread = Thread {
         len: 0,
         frames: [0; MAX_FRAMES + 1],
     },
+    trails: [Trail::NONE; 2],
+    window: [0; WINDOW],
 };
 
 impl Thread {
@@ -325,10 +331,11 @@ pub fn known_thread() -> Option<&'static mut Thread> {
 /// The running thread, known from now on. `None` if there is no room for it.
 #[inline(always)]
 pub fn this_thread() -> Option<&'static mut Thread> {
-    let id = thread_id();
-    if THREADS.get_ptr(id).is_none() && THREADS.insert(id, &NEW_THREAD, BPF_NOEXIST as u64).is_err()
-    {
-        return None;
+    if let Some(thread) = known_thread() {
+        return Some(thread);
     }
+    THREADS
+        .insert(thread_id(), &NEW_THREAD, BPF_NOEXIST as u64)
+        .ok()?;
     known_thread()
 }

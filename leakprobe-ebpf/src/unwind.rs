@@ -72,6 +72,12 @@ impl Tables {
     /// Those before the user side has made any.
     pub const NONE: Self = Self { generation: 0 };
 
+    /// Whether these are the same ones, so that a walk by them goes the same way.
+    #[inline(always)]
+    pub fn are(self, others: Self) -> bool {
+        self.generation == others.generation && self.generation & TABLES_UNCACHED == 0
+    }
+
     /// Number of the rule at an address, or [`NO_MAPPING`].
     #[inline(always)]
     pub fn find(self, address: u64) -> u32 {
