@@ -69,10 +69,12 @@ pub struct Estimate {
 
 impl Estimate {
     /// Adds a recorded block of `size` bytes that was recorded with the probability `chance`, in
-    /// 2^-32.
+    /// 2^-32; 0 is none that it can have had, and stands for certainty as on the kernel side.
     pub fn add(&mut self, size: u64, chance: u64) {
-        // It comes from a map of the kernel; whatever stands there must not divide by zero.
-        let chance = chance.clamp(1, CERTAIN);
+        let chance = match chance {
+            1..CERTAIN => chance,
+            _ => CERTAIN,
+        };
         self.bytes.add(size, scaled_bytes(size, chance), chance);
         self.count.add(1, scaled_count(chance), chance);
     }

@@ -143,8 +143,10 @@ fn what_is_certain_is_exact() {
 fn nonsense_of_the_map_is_survived() {
     let mut estimate = Estimate::default();
     for chance in [0, CERTAIN, u64::MAX] {
-        estimate.add(u64::MAX, chance);
+        estimate.add(1, chance);
     }
+    assert_eq!(estimate.interval().live_count, (3, 3));
+    estimate.add(u64::MAX, 1);
     let Interval {
         live_bytes: (low, high),
         ..

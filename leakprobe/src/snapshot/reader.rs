@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::Totals;
 use crate::bpf;
+use crate::sampling::Interval;
 
 /// The maps to read.
 pub struct Maps {
@@ -29,6 +30,8 @@ pub struct LiveStack {
     pub totals: Totals,
     /// Ages of its oldest and newest live block in nanoseconds; only when blocks were read.
     pub ages: Option<(u64, u64)>,
+    /// Where its live figures truly lie; only of a sample, and when blocks were read.
+    pub interval: Option<Interval>,
 }
 
 /// The maps' contents at one moment.
@@ -38,6 +41,8 @@ pub struct Snapshot {
     pub stacks: Vec<LiveStack>,
     /// Their sum.
     pub totals: Totals,
+    /// Where the sum of the live figures truly lies; only of a sample, and when blocks were read.
+    pub interval: Option<Interval>,
     /// Counts by counter id.
     pub counters: Vec<(Counter, u64)>,
     /// Blocks that are on record but not in their stack's totals, or the other way round.
@@ -104,6 +109,7 @@ impl Maps {
                         key: *key,
                         totals,
                         ages: None,
+                        interval: None,
                     });
                 }
             },
