@@ -42,6 +42,7 @@ pub fn profile(
             .flat_map(|trace| &*trace.frames),
     );
 
+    let sampling = header.sampling;
     let mut without_frames = 0;
     let shown = shown
         .iter()
@@ -50,7 +51,7 @@ pub fn profile(
             without_frames += u64::from(trace.is_none());
             Stack {
                 totals: stack.totals,
-                interval: stack.interval,
+                interval: sampling.and(stack.interval),
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
                 end: trace.and_then(|trace| trace.end.name()),
@@ -66,10 +67,10 @@ pub fn profile(
     let Header {
         target,
         allocator,
-        sampling,
         duration,
         mut losses,
         mut notes,
+        ..
     } = header;
     let mut count = |count: Count, value: u64| {
         if value > 0 {
@@ -100,7 +101,7 @@ pub fn profile(
         allocator,
         sampling,
         totals: snapshot.totals,
-        interval: snapshot.interval,
+        interval: sampling.and(snapshot.interval),
         evidence: Evidence {
             verdict,
             losses,

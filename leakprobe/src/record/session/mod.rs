@@ -84,6 +84,7 @@ impl Session {
             max_live: config.max_live,
             min_size: config.min_size,
             max_size: config.max_size,
+            sample_bytes: config.sample_bytes,
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
