@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod probe;
 pub mod record;
 pub mod report;
+pub mod sampling;
 pub mod snapshot;
 pub mod symbolize;
 pub mod target;

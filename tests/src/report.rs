@@ -16,8 +16,12 @@ pub struct Report {
     pub duration_ns: u64,
     /// What was probed.
     pub allocator: Allocator,
+    /// Only of a sample: how it was taken.
+    pub sampling: Option<Sampling>,
     /// Sums over all stacks.
     pub totals: Totals,
+    /// Only of a sample: where the live totals truly lie.
+    pub interval: Option<Interval>,
     /// Complete or partial, and why.
     pub evidence: Evidence,
     /// Stacks, most live bytes first.
@@ -76,6 +80,22 @@ impl std::ops::AddAssign for Totals {
     }
 }
 
+/// How a sample was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Sampling {
+    /// One block was recorded in about so many bytes.
+    pub sample_bytes: u64,
+}
+
+/// Low and high ends of what a sample tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Interval {
+    /// Bytes.
+    pub live_bytes: (u64, u64),
+    /// Blocks.
+    pub live_count: (u64, u64),
+}
+
 /// What speaks for and against the figures.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Evidence {
@@ -93,6 +113,8 @@ pub struct Stack {
     /// Its bytes and blocks.
     #[serde(flatten)]
     pub totals: Totals,
+    /// Only of a sample: where the live figures truly lie.
+    pub interval: Option<Interval>,
     /// Age of the oldest live block in nanoseconds.
     pub oldest_ns: Option<u64>,
     /// Age of the newest live block in nanoseconds.

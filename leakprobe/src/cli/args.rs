@@ -121,6 +121,15 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 4_194_304, value_parser = value_parser!(u32).range(1..=MAX_LIVE_LIMIT), value_hint = ValueHint::Other, help_heading = "Recording")]
     pub max_live: u32,
 
+    /// Record a sample only: one block in about so many bytes, such as 512KiB
+    ///
+    /// Each block is recorded with a probability that grows with its size, 1 - e^(-size/BYTES); large
+    /// ones always. Calls whose blocks are not recorded cost the process much less. All figures are then
+    /// estimates for all blocks, with 95 % intervals; stacks that hold less than three times BYTES
+    /// may not appear at all. 0 records every block. Up to 1GiB, units as for --min-size.
+    #[arg(long, value_parser = values::sample_bytes, value_name = "BYTES", default_value = "0", value_hint = ValueHint::Other, help_heading = "Recording")]
+    pub sample_bytes: u64,
+
     /// Report only blocks that have been live for at least this long
     ///
     /// Leaves out what was allocated shortly before the report and may still be freed. Only the

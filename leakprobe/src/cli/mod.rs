@@ -64,6 +64,8 @@ pub struct Config {
     pub max_size: u64,
     /// Entries of the live-block map; at least 1.
     pub max_live: u32,
+    /// One block is recorded in about so many bytes, at most 1 GiB; 0 records every block.
+    pub sample_bytes: u64,
     /// Format of the report on stdout.
     pub stdout_format: StdoutFormat,
     /// Only the final report and errors.
@@ -191,6 +193,7 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         min_size,
         max_size,
         max_live: args.max_live,
+        sample_bytes: args.sample_bytes,
         stdout_format: args.format,
         quiet: args.quiet,
         verbose: args.verbose,

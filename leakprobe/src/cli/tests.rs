@@ -48,6 +48,7 @@ fn a_pid_alone_gives_the_defaults() {
         min_size: 0,
         max_size: u64::MAX,
         max_live: 4_194_304,
+        sample_bytes: 0,
         stdout_format: StdoutFormat::Text,
         quiet: false,
         verbose: false,
@@ -62,7 +63,7 @@ fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
          --debug-dir /a --debug-dir b --no-inlines \
-         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --format json -v --color never \
+         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
     let output = |path: &str, format| Output {
@@ -92,6 +93,7 @@ fn every_option_arrives() {
         min_size: 65_536,
         max_size: 10_000_000,
         max_live: 1000,
+        sample_bytes: 524_288,
         stdout_format: StdoutFormat::Json,
         quiet: false,
         verbose: true,
@@ -167,6 +169,8 @@ fn each_mistake_gets_one_sentence() {
         ("--pid", "a value is required"),
         ("--pid 1 --pid 2", "multiple times"),
         ("--pid 1 --max-live 0", "1..=134217728"),
+        ("--pid 1 --sample-bytes 2GiB", "more than 1GiB"),
+        ("--pid 1 --sample-bytes all", "64KiB"),
         ("--pid 1 --format xml", "text, json"),
         ("--pid 1 --durtion 3s", "'--duration'"),
         ("sleep 5", "goes after `--`"),

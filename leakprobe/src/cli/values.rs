@@ -43,6 +43,18 @@ pub fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(too_large)
 }
 
+/// Reads the size of which one block is recorded. Above the limit the smallest blocks would have no
+/// probability of their own any more.
+pub fn sample_bytes(text: &str) -> Result<u64, String> {
+    const LIMIT: u64 = 1 << 30;
+    match size(text)? {
+        bytes if bytes > LIMIT => {
+            Err("more than 1GiB; 512KiB costs little already, 0 records every block".to_string())
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 /// Bytes in one unit, by its suffix in any case.
 fn unit(suffix: &str) -> Option<u128> {
     let suffix = suffix.to_ascii_lowercase();
@@ -142,6 +154,16 @@ mod tests {
             "1.0000000000000000000000001K",
         ] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn samples_have_a_limit() {
+        for (text, bytes) in [("0", 0), ("1", 1), ("512KiB", 524_288), ("1GiB", 1 << 30)] {
+            assert_eq!(sample_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["1073741825", "2GiB", "-1", "all"] {
+            assert!(sample_bytes(text).is_err(), "{text}");
         }
     }
 

@@ -125,6 +125,7 @@ fn load() -> Result<usize> {
         max_live: 1,
         min_size: 0,
         max_size: u64::MAX,
+        sample_bytes: 0,
     };
     let mut probes = Probes::load(&process, limits, false)?;
     let mut count = 0;

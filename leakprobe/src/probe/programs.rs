@@ -15,11 +15,12 @@ use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
-use leakprobe_common::{Control, Signature};
+use leakprobe_common::{Chances, Control, Signature};
 
 use super::plan::Point;
 use super::version::Version;
 use crate::bpf;
+use crate::sampling;
 use crate::target::{Allocator, Process};
 use crate::unwind::KernelTables;
 
@@ -35,6 +36,8 @@ pub struct Limits {
     pub min_size: u64,
     /// Largest block recorded, in bytes.
     pub max_size: u64,
+    /// One block is recorded in about so many bytes; 0 records every block.
+    pub sample_bytes: u64,
 }
 
 /// The loaded programs and their links.
@@ -69,6 +72,7 @@ impl Probes {
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
+            .override_global("SAMPLING", &u64::from(limits.sample_bytes > 0), true)
             .override_global("TARGET_PID", &pid, true)
             .override_global("PID_NS_DEVICE", &device, true)
             .override_global("PID_NS_INODE", &inode, true)
@@ -76,6 +80,13 @@ impl Probes {
             .load(OBJECT)
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
+        // Not taken out: the programs that are loaded later need its descriptor open.
+        let chances = ebpf
+            .map_mut("CHANCES")
+            .context("the BPF object has no map CHANCES")?;
+        Array::<_, Chances>::try_from(chances)?
+            .set(0, *sampling::chances(limits.sample_bytes), 0)
+            .context("failed to write the table of probabilities")?;
         let control = ebpf
             .take_map("CONTROL")
             .context("the BPF object has no map CONTROL")?;

@@ -13,6 +13,28 @@ pub struct Progress {
     terminal: bool,
     /// Whether the last line is a status that the next one overwrites.
     status: bool,
+    /// Of exact recordings only: for a sample there is nothing to suggest.
+    rate: Option<Rate>,
+}
+
+/// Allocations per second above which a sample would cost much less: every one of them takes
+/// microseconds of the target's time.
+const HIGH_RATE: u64 = 100_000;
+
+/// Allocations in the last second.
+#[derive(Default)]
+struct Rate {
+    /// Time and allocations, both since the start, of the last look.
+    last: (Duration, u64),
+}
+
+impl Rate {
+    /// Allocations per second since the last look. An exec starts them anew, which is no rate.
+    fn next(&mut self, elapsed: Duration, allocated: u64) -> u64 {
+        let (since, before) = std::mem::replace(&mut self.last, (elapsed, allocated));
+        let millis = elapsed.saturating_sub(since).as_millis().max(1) as u64;
+        allocated.saturating_sub(before).saturating_mul(1000) / millis
+    }
 }
 
 impl Progress {
@@ -22,7 +44,14 @@ impl Progress {
             quiet,
             terminal: io::stderr().is_terminal(),
             status: false,
+            rate: None,
         }
+    }
+
+    /// Suggests to take a sample while an exact recording meets many allocations.
+    pub fn suggest_sampling(mut self, exact: bool) -> Self {
+        self.rate = exact.then(Rate::default);
+        self
     }
 
     /// Tells what was attached to.
@@ -58,8 +87,14 @@ impl Progress {
             return;
         }
         self.clear();
+        let rate = self.rate.as_mut();
+        let rate = rate.map_or(0, |rate| rate.next(elapsed, totals.allocated_count));
+        let hint = match rate > HIGH_RATE {
+            true => "  (--sample-bytes 512KiB would cost less)",
+            false => "",
+        };
         eprint!(
-            "{}  live {} in {}  (allocated {}, freed {})",
+            "{}  live {} in {}  (allocated {}, freed {}){hint}",
             human::duration(elapsed.as_nanos() as u64),
             human::bytes(totals.live_bytes),
             human::blocks(totals.live_count),
@@ -86,5 +121,23 @@ impl Progress {
         if std::mem::take(&mut self.status) {
             eprint!("\r\x1b[2K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_of_the_last_second() {
+        let mut rate = Rate::default();
+        let second = Duration::from_secs;
+        assert_eq!(rate.next(second(1), 5000), 5000);
+        assert_eq!(rate.next(second(2), 205_000), 200_000);
+        assert_eq!(rate.next(second(4), 305_000), 50_000);
+        assert_eq!(rate.next(second(4), 305_000), 0);
+        // Another program.
+        assert_eq!(rate.next(second(5), 10), 0);
+        assert_eq!(rate.next(second(6), 20), 10);
     }
 }

@@ -61,7 +61,7 @@ fn names() -> Vec<String> {
 
 /// Profiles that have the name everywhere, in one stack and beside others that it could be taken for.
 fn profiles(name: &str) -> [Profile; 2] {
-    let mut everywhere = sample::profile();
+    let mut everywhere = sample::sampled();
     let frame = Frame {
         function: Some(name.to_string()),
         module: Some(name.to_string()),

@@ -19,6 +19,20 @@ pub fn bytes(bytes: u64) -> String {
     format!("{value:.1} {}", unit.unwrap_or(&"EiB"))
 }
 
+/// Bytes as somebody chose them: `512 KiB`.
+pub fn round_bytes(amount: u64) -> String {
+    bytes(amount).replacen(".0 ", " ", 1)
+}
+
+/// The bytes between two, with one unit if that is enough: `1.5 to 2.0 MiB`.
+pub fn bytes_between((low, high): (u64, u64)) -> String {
+    let (low, high) = (bytes(low), bytes(high));
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((figure, unit)), Some((_, other))) if unit == other => format!("{figure} to {high}"),
+        _ => format!("{low} to {high}"),
+    }
+}
+
 /// A count with a comma between thousands.
 pub fn count(count: u64) -> String {
     let digits = count.to_string();
@@ -82,6 +96,16 @@ mod tests {
         ] {
             assert_eq!(bytes(value), expected);
         }
+    }
+
+    #[test]
+    fn bytes_of_samples() {
+        assert_eq!(round_bytes(512 * 1024), "512 KiB");
+        assert_eq!(round_bytes(1 << 30), "1 GiB");
+        assert_eq!(round_bytes(1000), "1000 B");
+        assert_eq!(bytes_between((1536, 2048)), "1.5 to 2.0 KiB");
+        assert_eq!(bytes_between((1023, 2048)), "1023 B to 2.0 KiB");
+        assert_eq!(bytes_between((0, 0)), "0 to 0 B");
     }
 
     #[test]

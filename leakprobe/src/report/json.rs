@@ -82,6 +82,10 @@ mod tests {
             &serde_json::to_value(sample::profile()).unwrap(),
             &mut names,
         );
+        keys(
+            &serde_json::to_value(sample::sampled()).unwrap(),
+            &mut names,
+        );
         names.extend(Count::all().map(|count| count.name.to_string()));
         for name in names {
             assert!(

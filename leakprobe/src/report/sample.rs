@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::sampling::Interval;
 use crate::snapshot::{Evidence, Totals, Verdict};
-use crate::symbolize::{Frame, Profile, Stack};
+use crate::symbolize::{Frame, Profile, Sampling, Stack};
 use crate::target::{AllocatorInfo, TargetInfo};
 
 const SECOND: u64 = 1_000_000_000;
@@ -37,7 +38,9 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
             name: "glibc".to_string(),
             path: "/lib/x86_64-linux-gnu/libc.so.6".to_string(),
         },
+        sampling: None,
         totals: sum(&stacks),
+        interval: None,
         evidence: Evidence {
             verdict: Verdict::Complete,
             losses: BTreeMap::new(),
@@ -136,6 +139,23 @@ pub fn profile() -> Profile {
     profile
 }
 
+/// The same as if a sample had been taken.
+pub fn sampled() -> Profile {
+    let interval = |live_bytes, live_count| {
+        Some(Interval {
+            live_bytes,
+            live_count,
+        })
+    };
+    let mut profile = profile();
+    profile.sampling = Sampling::of(512 * 1024);
+    profile.interval = interval((30_113_221, 48_378_121), (771, 1377));
+    profile.stacks[0].interval = interval((29_113_221, 47_329_545), (761, 1315));
+    profile.stacks[1].interval = interval((1_048_576, 5_942_109), (1, 6));
+    profile.stacks[2].interval = interval((160, 1_012), (10, 64));
+    profile
+}
+
 /// A stack of live bytes, live blocks, allocated bytes and allocated blocks; the rest was freed.
 fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
     let [live_bytes, live_count, allocated_bytes, allocated_count] = figures;
@@ -149,6 +169,7 @@ fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
             freed_bytes: allocated_bytes - live_bytes,
             freed_count: allocated_count - live_count,
         },
+        interval: None,
         oldest_ns: age(72),
         newest_ns: age(2),
         end: None,

@@ -45,7 +45,8 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 /// What is drawn, and of whom.
 fn title(profile: &Profile) -> String {
     format!(
-        "leakprobe: live bytes, {} ({})",
+        "leakprobe: live bytes{}, {} ({})",
+        words::sampled(profile).map_or(String::new(), |sampled| format!(" (sampled: {sampled})")),
         words::comm(&profile.target),
         profile.target.pid
     )
@@ -60,7 +61,7 @@ fn subtitle(profile: &Profile) -> String {
     if profile.target.ns_pid != profile.target.pid {
         parts.push(words::pid(&profile.target));
     }
-    parts.push(words::live(&profile.totals));
+    parts.push(words::live(profile));
     parts.push(format!(
         "watched for {}",
         human::duration(profile.duration_ns)
@@ -147,6 +148,21 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"));
         assert_eq!(by_id(&document, "search"), "Search");
         assert_eq!(texts(&document, "script").len(), 1);
+    }
+
+    #[test]
+    fn a_sample_is_called_one() {
+        let mut profile = sample::sampled();
+        profile.evidence.losses.clear();
+        assert_eq!(
+            title(&profile),
+            "leakprobe: live bytes (sampled: one allocation per 512 KiB), node (12345)"
+        );
+        let subtitle = subtitle(&profile);
+        assert!(
+            subtitle.contains("36.4 MiB (28.7 to 46.1 MiB) live in about 1,011 blocks"),
+            "{subtitle}"
+        );
     }
 
     #[test]

@@ -31,13 +31,16 @@ pub fn write_top(profile: &Profile, options: Options, out: &mut dyn Write) -> io
     let Styles { bold, bad, .. } = styles;
     let totals = &profile.totals;
     let elapsed = human::duration(profile.duration_ns);
-    let live = words::live(totals);
+    let live = words::live(profile);
     let allocated = human::bytes(totals.allocated_bytes);
     let freed = human::bytes(totals.freed_bytes);
     write!(
         out,
         "{bold}[{elapsed}]{bold:#} {live}; allocated {allocated}, freed {freed}"
     )?;
+    if profile.sampling.is_some() {
+        write!(out, "; SAMPLED")?;
+    }
     match profile.evidence.verdict {
         Verdict::Complete => writeln!(out)?,
         Verdict::Partial => writeln!(out, "; {bad}PARTIAL{bad:#}")?,
@@ -57,11 +60,22 @@ fn write_target(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
     let path = visible(&profile.allocator.path);
     writeln!(
         out,
-        "{dim}{}, allocator {} ({}){dim:#}\n",
+        "{dim}{}, allocator {} ({}){dim:#}",
         shorten_path(&exe, 50),
         shorten(&allocator, 30),
         shorten_path(&path, 50)
-    )
+    )?;
+    if let Some(sampled) = words::sampled(profile) {
+        let with = match profile.interval {
+            Some(_) => " with 95 % intervals",
+            None => "",
+        };
+        writeln!(
+            out,
+            "{bold}SAMPLED{bold:#}: {sampled}; figures are estimates{with}"
+        )?;
+    }
+    writeln!(out)
 }
 
 /// Live, allocated and freed, one below the other.
@@ -75,12 +89,14 @@ fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
     ];
     let counts = rows.map(|(_, _, count)| human::count(count));
     let width = counts.iter().map(String::len).max().unwrap_or(0);
-    for ((name, amount, count), digits) in rows.into_iter().zip(counts) {
+    let live = words::between(profile.interval.as_ref());
+    let notes = [live.as_str(), "", ""];
+    for (((name, amount, count), digits), note) in rows.into_iter().zip(counts).zip(notes) {
         let amount = human::bytes(amount);
         let blocks = if count == 1 { "block" } else { "blocks" };
         writeln!(
             out,
-            "  {name:<9} {bytes}{amount:>10}{bytes:#} in {digits:>width$} {blocks}"
+            "  {name:<9} {bytes}{amount:>10}{bytes:#} in {digits:>width$} {blocks}{note}"
         )?;
     }
     writeln!(out)

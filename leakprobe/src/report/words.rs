@@ -2,9 +2,10 @@
 
 use super::escape::{shorten, visible};
 use super::human;
+use crate::sampling::Interval;
 use crate::snapshot::counts::Count;
-use crate::snapshot::{Evidence, Totals, Verdict};
-use crate::symbolize::{Frame, Profile, Stack};
+use crate::snapshot::{Evidence, Verdict};
+use crate::symbolize::{Frame, Profile, Sampling, Stack};
 use crate::target::TargetInfo;
 
 /// What stands for a name that is not known.
@@ -52,12 +53,37 @@ pub fn pid(target: &TargetInfo) -> String {
 }
 
 /// Live bytes and blocks.
-pub fn live(totals: &Totals) -> String {
+pub fn live(profile: &Profile) -> String {
     format!(
-        "{} live in {}",
-        human::bytes(totals.live_bytes),
-        human::blocks(totals.live_count)
+        "{}{} live in {}{}",
+        human::bytes(profile.totals.live_bytes),
+        between(profile.interval.as_ref()),
+        about(profile),
+        human::blocks(profile.totals.live_count)
     )
+}
+
+/// Of a sample, what it is one of.
+pub fn sampled(profile: &Profile) -> Option<String> {
+    let Sampling { sample_bytes } = profile.sampling?;
+    let rate = human::round_bytes(sample_bytes);
+    Some(format!("one allocation per {rate}"))
+}
+
+/// The interval of live bytes, after their estimate: ` (1.5 to 2.0 MiB)`.
+pub fn between(interval: Option<&Interval>) -> String {
+    match interval {
+        Some(Interval { live_bytes, .. }) => format!(" ({})", human::bytes_between(*live_bytes)),
+        None => String::new(),
+    }
+}
+
+/// Before a count of blocks, of which a sample tells less than of bytes.
+pub fn about(profile: &Profile) -> &'static str {
+    match profile.sampling {
+        Some(_) => "about ",
+        None => "",
+    }
 }
 
 /// Why there is nothing to show, when no byte is live.
@@ -66,6 +92,8 @@ pub fn nothing_live(profile: &Profile) -> &'static str {
     let partial = profile.evidence.verdict == Verdict::Partial;
     if totals.live_count > 0 {
         "nothing live but blocks of zero bytes"
+    } else if profile.sampling.is_some() {
+        "nothing live in the sample: no stack, or only such that hold little"
     } else if totals.freed_count < totals.allocated_count {
         "nothing live: no block that is not freed passes the filter"
     } else if totals.allocated_count == 0 && !partial {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
-use leakprobe_common::{Block, BlockKey, COUNT_FRACTION_BITS, Counter, StackKey, StackTotals};
+use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Totals;
 use crate::bpf;
+use crate::sampling::{Estimate, Interval, whole_blocks};
 
 /// The maps to read.
 pub struct Maps {
@@ -29,6 +30,8 @@ pub struct LiveStack {
     pub totals: Totals,
     /// Ages of its oldest and newest live block in nanoseconds; only when blocks were read.
     pub ages: Option<(u64, u64)>,
+    /// Where its live figures truly lie; only of a sample, and when blocks were read.
+    pub interval: Option<Interval>,
 }
 
 /// The maps' contents at one moment.
@@ -38,6 +41,8 @@ pub struct Snapshot {
     pub stacks: Vec<LiveStack>,
     /// Their sum.
     pub totals: Totals,
+    /// Where the sum of the live figures truly lies; only of a sample, and when blocks were read.
+    pub interval: Option<Interval>,
     /// Counts by counter id.
     pub counters: Vec<(Counter, u64)>,
     /// Blocks that are on record but not in their stack's totals, or the other way round.
@@ -47,8 +52,7 @@ pub struct Snapshot {
 /// Live bytes and blocks of one stack, and when its oldest and newest block were given out.
 #[derive(Clone, Copy)]
 struct Live {
-    bytes: u64,
-    count: u64,
+    estimate: Estimate,
     oldest: u64,
     newest: u64,
 }
@@ -90,20 +94,24 @@ impl Maps {
             |key: &StackKey, totals: &StackTotals| {
                 // Without a block: the map of blocks was full, which is counted.
                 if key.space == space && totals.allocated_count > 0 {
-                    let live_count = totals.allocated_count.saturating_sub(totals.freed_count);
+                    let live = totals.allocated_count.saturating_sub(totals.freed_count);
+                    let live_count = whole_blocks(live);
+                    let allocated_count = whole_blocks(totals.allocated_count);
                     let totals = Totals {
                         live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
-                        live_count: blocks(live_count),
+                        live_count,
                         allocated_bytes: totals.allocated_bytes,
-                        allocated_count: blocks(totals.allocated_count),
+                        allocated_count,
                         freed_bytes: totals.freed_bytes,
-                        freed_count: blocks(totals.freed_count),
+                        // Not rounded by itself, so that allocated is live plus freed.
+                        freed_count: allocated_count.saturating_sub(live_count),
                     };
                     snapshot.totals += totals;
                     snapshot.stacks.push(LiveStack {
                         key: *key,
                         totals,
                         ages: None,
+                        interval: None,
                     });
                 }
             },
@@ -122,39 +130,46 @@ impl Maps {
     pub fn blocks(&self, space: u64, min_age: Duration, now: u64) -> Result<Snapshot> {
         let latest = now.saturating_sub(min_age.as_nanos() as u64);
         let mut live: HashMap<u64, Live> = HashMap::new();
-        let mut young: HashMap<u64, u64> = HashMap::new();
+        let mut young: HashMap<u64, Estimate> = HashMap::new();
         bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
             if key.space != space {
                 return;
             }
             if block.time > latest && !min_age.is_zero() {
-                *young.entry(block.stack).or_default() += 1;
+                young
+                    .entry(block.stack)
+                    .or_default()
+                    .add(block.size, block.chance);
                 return;
             }
             let stack = live.entry(block.stack).or_insert(Live {
-                bytes: 0,
-                count: 0,
+                estimate: Estimate::default(),
                 oldest: u64::MAX,
                 newest: 0,
             });
-            stack.bytes += block.size;
-            stack.count += 1;
+            stack.estimate.add(block.size, block.chance);
             stack.oldest = stack.oldest.min(block.time);
             stack.newest = stack.newest.max(block.time);
         })
         .context("failed to read the map of live blocks")?;
 
         let mut snapshot = self.totals(space)?;
+        let mut sum = Estimate::default();
         snapshot.totals.live_bytes = 0;
         snapshot.totals.live_count = 0;
         for stack in &mut snapshot.stacks {
             let by_totals = stack.totals.live_count;
             let counted = live.get(&stack.key.id);
-            let by_blocks = counted.map_or(0, |live| live.count)
-                + young.get(&stack.key.id).copied().unwrap_or(0);
-            snapshot.unbalanced += by_totals.abs_diff(by_blocks);
-            stack.totals.live_bytes = counted.map_or(0, |live| live.bytes);
-            stack.totals.live_count = counted.map_or(0, |live| live.count);
+            let old = counted.map_or(Estimate::default(), |live| live.estimate);
+            let mut all = old;
+            if let Some(young) = young.get(&stack.key.id) {
+                all.merge(young);
+            }
+            snapshot.unbalanced += by_totals.abs_diff(all.count());
+            stack.totals.live_bytes = old.bytes();
+            stack.totals.live_count = old.count();
+            stack.interval = counted.map(|live| live.estimate.interval());
+            sum.merge(&old);
             stack.ages = counted.map(|live| {
                 (
                     now.saturating_sub(live.oldest),
@@ -164,6 +179,7 @@ impl Maps {
             snapshot.totals.live_bytes += stack.totals.live_bytes;
             snapshot.totals.live_count += stack.totals.live_count;
         }
+        snapshot.interval = Some(sum.interval());
         sort(&mut snapshot.stacks);
         Ok(snapshot)
     }
@@ -177,11 +193,6 @@ impl Maps {
             })
             .collect()
     }
-}
-
-/// A count of the kernel side, to the nearest block.
-fn blocks(count: u64) -> u64 {
-    (count + (1 << (COUNT_FRACTION_BITS - 1))) >> COUNT_FRACTION_BITS
 }
 
 /// Most live bytes first; the id makes the order the same every time.

@@ -11,6 +11,7 @@ pub use profile::{Header, profile};
 
 use serde::Serialize;
 
+use crate::sampling::Interval;
 use crate::snapshot::{Evidence, Totals};
 use crate::target::{AllocatorInfo, TargetInfo};
 
@@ -43,6 +44,9 @@ pub struct Stack {
     /// Its bytes and blocks.
     #[serde(flatten)]
     pub totals: Totals,
+    /// Where its live figures truly lie; only of a sample whose blocks were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Age of its oldest live block in nanoseconds; `None` when none is live.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_ns: Option<u64>,
@@ -56,6 +60,20 @@ pub struct Stack {
     pub frames: Vec<Frame>,
 }
 
+/// A recording that is a sample (docs/sampling.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sampling {
+    /// One block was recorded in about so many bytes; above 0.
+    pub sample_bytes: u64,
+}
+
+impl Sampling {
+    /// As asked for on the command line: `None` for 0.
+    pub fn of(sample_bytes: u64) -> Option<Self> {
+        (sample_bytes > 0).then_some(Self { sample_bytes })
+    }
+}
+
 /// All a report is made of. Serialized, it is the JSON report of schema 1 (docs/json.md).
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
@@ -67,8 +85,15 @@ pub struct Profile {
     pub duration_ns: u64,
     /// What was probed.
     pub allocator: AllocatorInfo,
+    /// How the sample was taken; `None` when every block was recorded. Then all figures of blocks
+    /// and bytes are estimates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
     /// Sums over all stacks.
     pub totals: Totals,
+    /// Where the live totals truly lie; only of a sample whose blocks were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Interval>,
     /// Complete or partial, and why.
     pub evidence: Evidence,
     /// Stacks, sorted by live bytes, most first.

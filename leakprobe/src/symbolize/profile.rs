@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Names, Profile, Stack};
+use super::{Names, Profile, Sampling, Stack};
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
 use crate::target::{AllocatorInfo, TargetInfo};
@@ -15,6 +15,8 @@ pub struct Header {
     pub target: TargetInfo,
     /// What was probed.
     pub allocator: AllocatorInfo,
+    /// How the sample is taken, if it is one.
+    pub sampling: Option<Sampling>,
     /// From the first probe counting to the snapshot.
     pub duration: Duration,
     /// Counts known so far besides those of the snapshot, by name.
@@ -40,6 +42,7 @@ pub fn profile(
             .flat_map(|trace| &*trace.frames),
     );
 
+    let sampling = header.sampling;
     let mut without_frames = 0;
     let shown = shown
         .iter()
@@ -48,6 +51,7 @@ pub fn profile(
             without_frames += u64::from(trace.is_none());
             Stack {
                 totals: stack.totals,
+                interval: sampling.and(stack.interval),
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
                 end: trace.and_then(|trace| trace.end.name()),
@@ -66,6 +70,7 @@ pub fn profile(
         duration,
         mut losses,
         mut notes,
+        ..
     } = header;
     let mut count = |count: Count, value: u64| {
         if value > 0 {
@@ -94,7 +99,9 @@ pub fn profile(
         target,
         duration_ns: duration.as_nanos() as u64,
         allocator,
+        sampling,
         totals: snapshot.totals,
+        interval: sampling.and(snapshot.interval),
         evidence: Evidence {
             verdict,
             losses,

@@ -24,7 +24,7 @@ use crate::snapshot::counts::{
     EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
 };
 use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
-use crate::symbolize::{Header, Names, Profile, profile};
+use crate::symbolize::{Header, Names, Profile, Sampling, profile};
 use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
 
@@ -33,6 +33,7 @@ pub struct Session {
     process: Process,
     target: TargetInfo,
     allocator: Allocator,
+    sampling: Option<Sampling>,
     points: usize,
     probes: Probes,
     events: AsyncFd<RingBuf<MapData>>,
@@ -83,6 +84,7 @@ impl Session {
             max_live: config.max_live,
             min_size: config.min_size,
             max_size: config.max_size,
+            sample_bytes: config.sample_bytes,
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
@@ -109,6 +111,7 @@ impl Session {
         }
         let mut session = Self {
             target: process.info(),
+            sampling: Sampling::of(config.sample_bytes),
             points: points.len(),
             process,
             allocator,
@@ -317,6 +320,7 @@ impl Session {
         Header {
             target: self.target.clone(),
             allocator: self.allocator.info(),
+            sampling: self.sampling,
             duration: self.began.elapsed(),
             losses,
             notes,

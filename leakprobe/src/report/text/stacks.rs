@@ -45,11 +45,13 @@ pub fn write(
         let totals = &stack.totals;
         let rank = index + 1;
         let amount = human::bytes(totals.live_bytes);
+        let between = words::between(stack.interval.as_ref());
+        let about = words::about(profile);
         let blocks = human::blocks(totals.live_count);
         let share = human::share(totals.live_bytes, profile.totals.live_bytes);
         writeln!(
             out,
-            "\n{bold}{rank:>3}{bold:#}  {bytes}{amount}{bytes:#} in {blocks}, {share} of all that is live"
+            "\n{bold}{rank:>3}{bold:#}  {bytes}{amount}{bytes:#}{between} in {about}{blocks}, {share} of all that is live"
         )?;
         writeln!(
             out,
@@ -81,18 +83,23 @@ pub fn write_brief(
         .iter()
         .map(|stack| human::count(stack.totals.live_count));
     let digits = counts.map(|count| count.len()).max().unwrap_or(0);
+    let intervals = stacks.iter().map(|stack| stack.interval.as_ref());
+    let widths = intervals.map(|interval| words::between(interval).len());
+    let interval_width = widths.max().unwrap_or(0);
     for stack in stacks {
         let amount = human::bytes(stack.totals.live_bytes);
         let share = human::share(stack.totals.live_bytes, profile.totals.live_bytes);
         let count = human::count(stack.totals.live_count);
         let unit = if count == "1" { "block" } else { "blocks" };
-        let figures = format!("in {count:>digits$} {unit:<6}  {share:>6}  ");
+        let between = words::between(stack.interval.as_ref());
+        let figures =
+            format!("{between:<interval_width$} in {count:>digits$} {unit:<6}  {share:>6}  ");
         let room = options
             .width
             .max(MIN_WIDTH)
-            .saturating_sub(13 + figures.len());
+            .saturating_sub(12 + figures.len());
         let callers = callers(stack, room);
-        writeln!(out, "  {bytes}{amount:>10}{bytes:#} {figures}{callers}")?;
+        writeln!(out, "  {bytes}{amount:>10}{bytes:#}{figures}{callers}")?;
     }
     Ok(())
 }

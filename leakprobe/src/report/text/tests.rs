@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::report::sample;
+use crate::symbolize::Sampling;
 
 fn options(top: usize, color: bool) -> Options {
     Options {
@@ -40,6 +41,22 @@ fn golden_narrow() {
 #[test]
 fn golden_top() {
     insta::assert_snapshot!(top(&sample::profile(), options(2, false)));
+}
+
+#[test]
+fn golden_sampled() {
+    let profile = sample::sampled();
+    let text = text(&profile, options(10, false));
+    insta::assert_snapshot!(format!("{text}\n{}", top(&profile, options(2, false))));
+}
+
+#[test]
+fn a_sample_knows_nothing_of_the_rest() {
+    let mut profile = sample::of_stacks(&[]);
+    profile.sampling = Sampling::of(4096);
+    let text = text(&profile, options(10, false));
+    assert!(text.contains("SAMPLED: one allocation per 4 KiB; figures are estimates\n"));
+    assert!(text.contains("nothing live in the sample"), "{text}");
 }
 
 #[test]
