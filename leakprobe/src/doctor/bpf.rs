@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use aya::programs::Program;
-
+use anyhow::Result;
 use super::{Check, Status};
 use crate::probe::feature::{Feature, is_supported};
 use crate::probe::{Limits, Probes};
@@ -126,19 +124,7 @@ fn load() -> Result<usize> {
         min_size: 0,
         max_size: u64::MAX,
     };
-    let mut probes = Probes::load(&process, limits, false)?;
-    let mut count = 0;
-    for (name, program) in probes.ebpf().programs_mut() {
-        if let Program::UProbe(program) = program
-            && program.fd().is_err()
-        {
-            program
-                .load()
-                .with_context(|| format!("failed to load the program `{name}`"))?;
-        }
-        count += 1;
-    }
-    Ok(count)
+    Probes::load(&process, limits, false)?.load_all()
 }
 
 /// `answers` in the order of [`WANTED`].
