@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
+use aya::Ebpf;
 use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::Ebpf;
 use leakprobe_common::Signature;
 
 use super::multi::{self, LinkKind, Places};
@@ -100,7 +100,9 @@ impl Plan {
     /// The points among all of them.
     fn points<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
         let gives = |point: &&Point| point.function.kind.signature().is_some();
-        all.iter().filter(|point| gives(point) == self.gives).collect()
+        all.iter()
+            .filter(|point| gives(point) == self.gives)
+            .collect()
     }
 
     /// How many probes one place is.
@@ -189,7 +191,8 @@ impl Linker {
             };
             let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
             let signatures = points.iter().map(|point| point.function.kind.signature());
-            let cookies: Option<Vec<u64>> = signatures.map(|it| it.map(Signature::cookie)).collect();
+            let cookies: Option<Vec<u64>> =
+                signatures.map(|it| it.map(Signature::cookie)).collect();
             let places = Places {
                 file: &file,
                 pid: process.pid(),
@@ -201,7 +204,10 @@ impl Linker {
                 .map_err(explain_permission)
                 .with_context(|| {
                     let names: Vec<&str> = points.iter().map(|it| it.function.name).collect();
-                    format!("failed to place probes in `{}` of `{path}`", names.join("`, `"))
+                    format!(
+                        "failed to place probes in `{}` of `{path}`",
+                        names.join("`, `")
+                    )
                 })?;
             links.push(Link::Many {
                 _link: link,

@@ -160,8 +160,11 @@ impl Code<'_> {
         };
         if let Some(types) = &self.types {
             request.btf = types.btf.as_raw_fd() as u32;
-            (request.functions, request.function_count, request.function_size) =
-                types.functions.request();
+            (
+                request.functions,
+                request.function_count,
+                request.function_size,
+            ) = types.functions.request();
             (request.lines, request.line_count, request.line_size) = types.lines.request();
         }
         request

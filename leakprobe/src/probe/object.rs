@@ -41,7 +41,11 @@ impl Programs {
                 .transpose()
                 .context("failed to load the BPF object's types")?,
         };
-        let sections: HashSet<usize> = object.functions.keys().map(|&(section, _)| section).collect();
+        let sections: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|&(section, _)| section)
+            .collect();
         // Of our own, so that the numbers in the code stay what they are.
         let mut fds = HashMap::new();
         for (name, map) in loaded.maps() {
@@ -116,18 +120,15 @@ impl Programs {
 /// Instructions as the kernel reads them.
 fn bytes(instructions: &[bpf_insn]) -> &[u8] {
     // SAFETY: eight bytes of numbers each, without padding.
-    unsafe {
-        std::slice::from_raw_parts(instructions.as_ptr().cast(), size_of_val(instructions))
-    }
+    unsafe { std::slice::from_raw_parts(instructions.as_ptr().cast(), size_of_val(instructions)) }
 }
 
 /// The descriptor of a map of one of the kinds that the kernel side has.
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(data)
-        | Map::ArrayOfMaps(data)
-        | Map::HashMap(data)
-        | Map::RingBuf(data) => Some(data.fd().as_fd()),
+        Map::Array(data) | Map::ArrayOfMaps(data) | Map::HashMap(data) | Map::RingBuf(data) => {
+            Some(data.fd().as_fd())
+        }
         _ => None,
     }
 }

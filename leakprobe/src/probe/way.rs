@@ -134,9 +134,15 @@ mod tests {
         let choice = best(&[]);
         assert_eq!((choice.way, choice.why), (Way::Session, None));
         let choice = best(&[Way::Session]);
-        assert_eq!((choice.way, choice.why), (Way::Multi, Some("no session".into())));
+        assert_eq!(
+            (choice.way, choice.why),
+            (Way::Multi, Some("no session".into()))
+        );
         let choice = best(&[Way::Session, Way::Multi]);
-        assert_eq!((choice.way, choice.why), (Way::Single, Some("no multi".into())));
+        assert_eq!(
+            (choice.way, choice.why),
+            (Way::Single, Some("no multi".into()))
+        );
     }
 
     #[test]
