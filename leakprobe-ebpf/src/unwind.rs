@@ -130,6 +130,9 @@ impl Tables {
             return 0;
         };
         let (first, count) = (page.first as u64, page.count as u64);
+        if count == 0 {
+            return 0;
+        }
         // Hidden: a constant could be put in one place with a global that the user side sets.
         let only = opaque(0) as u32;
         let Some(rows) = CHUNKS.get_value((first / CHUNK_ROWS as u64) as u32, &only) else {

@@ -50,7 +50,7 @@ fn forget_information(bytes: &mut [u8]) {
 
 pub fn read_synth(bytes: &[u8]) -> Result<usize> {
     let image = Image::from_memory(bytes.to_vec())?;
-    let rows = rules(&image, None, 1)?;
+    let rows = rules(&image, None, 1)?.all;
     assert!(rows.is_sorted_by(|a, b| a.address < b.address && a.rule != b.rule));
     if let (Some(first), Some(last)) = (image.segments().first(), image.segments().last()) {
         let within = |address| first.address <= address && address <= last.end();
@@ -63,7 +63,7 @@ pub fn cache_seeds() -> Result<Vec<Seed>> {
     let files = FILES.iter().filter_map(|path| fs::read(path).ok());
     files
         .map(|bytes| {
-            let bytes = write_some(&rules(&Image::from_memory(bytes)?, None, 1)?);
+            let bytes = write_some(&rules(&Image::from_memory(bytes)?, None, 1)?.all);
             // The counts, and the first rules.
             let hot = vec![(48, 40), (88, 80)];
             Ok(Seed { bytes, hot })

@@ -263,7 +263,7 @@ proptest! {
             (".debug_frame", 0, &debug_frame[..]),
         ];
         let image = Image::from_memory(elf(CODE, &code, &sections)).expect("an image");
-        let rows = rows(&image, threads).expect("rows");
+        let rows = table(&image, threads).expect("rows").rows;
         prop_assert!(rows.is_sorted_by(|a, b| a.address < b.address && a.rule != b.rule));
         prop_assert!(rows.last().is_none_or(|row| row.rule == NONE));
 

@@ -28,7 +28,7 @@ fn the_libraries_of_this_process_are_read_as_gimli_reads_them() {
     let program = program.to_str().expect("a path in UTF-8");
     for name in ["libc.so.6", "libgcc_s.so.1", "ld-linux", program] {
         let image = loaded(name);
-        let rows = rows(&image, 2).expect("rows");
+        let rows = table(&image, 2).expect("rows").rows;
         assert!(rows.is_sorted_by(|a, b| a.address < b.address && a.rule != b.rule));
         assert_eq!(rows.last().map(|row| row.rule), Some(NONE));
         let cfi = image.eh_frame().expect("readable").expect("there");
@@ -41,15 +41,15 @@ fn the_libraries_of_this_process_are_read_as_gimli_reads_them() {
 #[test]
 fn how_many_threads_read_makes_no_difference() {
     let image = loaded("libc.so.6");
-    let one = rows(&image, 1).expect("rows");
+    let one = table(&image, 1).expect("rows").rows;
     for threads in [0, 2, 3, 64] {
-        assert!(rows(&image, threads).expect("rows") == one);
+        assert!(table(&image, threads).expect("rows").rows == one);
     }
 }
 
 #[test]
 fn the_c_library_has_signal_trampoline_and_linkage_table() {
-    let rows = rows(&loaded("libc.so.6"), 1).expect("rows");
+    let rows = table(&loaded("libc.so.6"), 1).expect("rows").rows;
     let has = |rule| rows.iter().any(|row| row.rule == rule);
     assert!(has(SIGNAL) && has(PLT) && has(END));
 }
@@ -75,7 +75,9 @@ fn rows_of(instructions: &[u8], signal: bool, code: &[u8]) -> Vec<RuleAt> {
     let mut text = vec![0x90; 0x200];
     text[..code.len()].copy_from_slice(code);
     let file = elf(0x1000, &text, &[(".eh_frame", 0x8000, &eh_frame)]);
-    let rows = rows(&Image::from_memory(file).expect("an image"), 1).expect("rows");
+    let rows = table(&Image::from_memory(file).expect("an image"), 1)
+        .expect("rows")
+        .rows;
     assert_eq!(
         rows.last(),
         Some(&RuleAt {
