@@ -12,7 +12,7 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use leakprobe_common::Signature;
 
-use super::multi::{self, LinkKind, Places};
+use super::multi::{self, Code, LinkKind, Places};
 use super::object::Programs;
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
@@ -49,6 +49,13 @@ pub struct Linker {
     programs: Option<Programs>,
     /// Those that were.
     loaded: HashMap<&'static str, OwnedFd>,
+    placed: Option<Placed>,
+}
+
+/// Where links of many probes were placed last.
+struct Placed {
+    file: OwnedFd,
+    offsets: Vec<u64>,
 }
 
 /// A link of many probes: for which functions, and what runs there.
@@ -98,7 +105,7 @@ const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
 
 impl Plan {
     /// The points among all of them.
-    fn points<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
+    fn among<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
         let gives = |point: &&Point| point.function.kind.signature().is_some();
         all.iter()
             .filter(|point| gives(point) == self.gives)
@@ -129,6 +136,7 @@ impl Linker {
             way,
             programs,
             loaded: HashMap::new(),
+            placed: None,
         })
     }
 
@@ -185,7 +193,7 @@ impl Linker {
         let file = CString::new(file).context("a path with a zero in it")?;
         let mut links = Vec::new();
         for plan in self.plans() {
-            let points = plan.points(points);
+            let points = plan.among(points);
             let Some(program) = self.loaded.get(plan.program).filter(|_| !points.is_empty()) else {
                 continue;
             };
@@ -214,7 +222,46 @@ impl Linker {
                 probes: points.len() * plan.probes(),
             });
         }
+        let file = allocator.object().file().as_fd().try_clone_to_owned();
+        self.placed = Some(Placed {
+            file: file.context("failed to duplicate a descriptor")?,
+            offsets: points.iter().map(|point| point.offset).collect(),
+        });
         Ok(links)
+    }
+
+    /// Whether children of the process keep breakpoints, see [`Self::sweep`].
+    pub fn leaves_breakpoints(&self) -> bool {
+        self.placed.is_some()
+    }
+
+    /// A link that does nothing, in the same places. When it is dropped, the kernel looks at all
+    /// processes that have the code, and removes the breakpoints where no link wants them: from
+    /// children that the process has forked.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn sweep(&self, process: &Process) -> Result<Option<Link>> {
+        let Some(Placed { file, offsets }) = &self.placed else {
+            return Ok(None);
+        };
+        let program = multi::load(&Code::nothing(), LinkKind::Multi)
+            .context("failed to load an empty program")?;
+        let file = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let places = Places {
+            file: &file.context("a path with a zero in it")?,
+            pid: process.pid(),
+            offsets,
+            cookies: None,
+            at_return: false,
+        };
+        let link = multi::link(program.as_fd(), LinkKind::Multi, &places)
+            .context("failed to place empty probes")?;
+        Ok(Some(Link::Many {
+            _link: link,
+            probes: 0,
+        }))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Puts probes into the target: where, and how.
 
 pub mod arch;
+mod children;
 pub mod danger;
 pub mod feature;
 pub mod functions;

@@ -15,6 +15,7 @@ use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::Control;
 
+use super::children::Children;
 use super::links::{Link, Linker};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
@@ -45,6 +46,7 @@ pub struct Probes {
     control_fd: OwnedFd,
     linker: Linker,
     links: Vec<Link>,
+    children: Children,
     detaching: Vec<JoinHandle<()>>,
 }
 
@@ -111,6 +113,7 @@ impl Probes {
             control_fd,
             linker,
             links: Vec::new(),
+            children: Children::default(),
             detaching: Vec::new(),
         })
     }
@@ -248,8 +251,22 @@ impl Probes {
 
     /// Removes probes in a thread of their own, see [`Self::wait_for_detach`].
     pub fn detach_in_background(&mut self, placed: Vec<Link>) {
+        self.detaching.retain(|thread| !thread.is_finished());
         self.detaching
             .push(std::thread::spawn(move || drop(placed)));
+    }
+
+    /// Removes the probes from children that the process has forked, if there are new ones; to be
+    /// asked now and then.
+    pub fn spare_children(&mut self, process: &Process) {
+        if !self.linker.leaves_breakpoints() || !self.children.came(process.pid()) {
+            return;
+        }
+        match self.linker.sweep(process) {
+            Ok(link) => self.detach_in_background(link.into_iter().collect()),
+            // They are slower than need be, and the next new child is another chance.
+            Err(error) => log::debug!("forked children keep their breakpoints: {error:#}"),
+        }
     }
 
     /// Waits for the threads that remove probes.

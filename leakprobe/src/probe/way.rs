@@ -7,6 +7,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 
 use super::feature::{Feature, is_supported};
+use super::{children, danger};
 
 /// Environment variable that asks for a way by its name, for tests and measurements.
 pub const VARIABLE: &str = "LEAKPROBE_ATTACH";
@@ -106,6 +107,21 @@ fn lack(way: Way) -> Option<String> {
         )),
     };
     let multi = || {
+        if danger::filters_return_probes() {
+            // Of no danger to the target, which was looked at, but to a child of it.
+            return Some(
+                "on this kernel return probes that a forked child inherits would kill it under a \
+                 seccomp filter"
+                    .to_owned(),
+            );
+        }
+        if !children::can_be_told() {
+            return Some(
+                "this kernel does not tell the children of a process, from which probes would \
+                 have to be removed"
+                    .to_owned(),
+            );
+        }
         missing(Feature::UprobeMulti, "uprobe_multi links").or_else(|| {
             missing(
                 Feature::UprobeMultiOfProcess,
