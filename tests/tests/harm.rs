@@ -130,7 +130,12 @@ os.kill(child, 9)
     let leakprobe = Leakprobe::attach(victim.pid(), &[]);
     victim.go();
     let child: u32 = victim.line().parse().expect("the PID of its child");
-    let count = |pid| patched_code(pid).iter().map(|(_, bytes)| bytes).sum::<usize>();
+    let count = |pid| {
+        patched_code(pid)
+            .iter()
+            .map(|(_, bytes)| bytes)
+            .sum::<usize>()
+    };
     let all = count(victim.pid());
     let until = Instant::now() + LIMIT;
     while count(child) >= all {
