@@ -2,9 +2,11 @@
 //! counter ids. Plain `repr(C)` data without padding and without logic.
 #![no_std]
 
+mod sampling;
 mod signature;
 mod unwind;
 
+pub use sampling::*;
 pub use signature::*;
 pub use unwind::*;
 
@@ -36,6 +38,8 @@ pub struct Block {
     pub stack: u64,
     /// `CLOCK_MONOTONIC` nanoseconds when the call returned it.
     pub time: u64,
+    /// Probability with which it was recorded, in 2^-32: [`CERTAIN`] unless sampling.
+    pub chance: u64,
 }
 
 /// Key of a stack's totals.
@@ -52,13 +56,13 @@ pub struct StackKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StackTotals {
-    /// Bytes.
+    /// Bytes; when sampling, what the recorded blocks stand for ([`scaled_bytes`]).
     pub allocated_bytes: u64,
-    /// Blocks.
+    /// Blocks, in 2^-20, likewise ([`scaled_count`]).
     pub allocated_count: u64,
     /// Bytes, counted for the stack that allocated, not the one that freed.
     pub freed_bytes: u64,
-    /// Blocks.
+    /// Blocks, in 2^-20.
     pub freed_count: u64,
     /// 1 once the frames were handed to the user side.
     pub announced: u64,

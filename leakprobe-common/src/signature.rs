@@ -22,6 +22,8 @@ impl Signature {
     pub const SIZE_SHIFT: u32 = 2;
     /// Where the number of the count's argument is, two bits; 3 stands for a count of one.
     pub const COUNT_SHIFT: u32 = 4;
+    /// Set if the function may leave all to another probed one.
+    pub const FORWARDS: u64 = 1 << 6;
 
     /// A function that asks for a size.
     pub const fn sized(gives: Gives, size: u8) -> Self {
@@ -32,6 +34,11 @@ impl Signature {
     pub const fn counted(gives: Gives, count: u8, size: u8) -> Self {
         let (count, size) = ((count & 3) as u64, (size & 3) as u64);
         Self(gives as u64 | size << Self::SIZE_SHIFT | count << Self::COUNT_SHIFT)
+    }
+
+    /// A function that may leave all to another probed one.
+    pub const fn forwarding(self) -> Self {
+        Self(self.0 | Self::FORWARDS)
     }
 
     /// The number.

@@ -1,9 +1,12 @@
 //! What is live, and what each stack has allocated and freed.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
+use leakprobe_common::{
+    Block, BlockKey, COUNT_FRACTION_BITS, Control, Counter, StackKey, StackTotals, scaled_bytes,
+    scaled_count,
+};
 
-use crate::maps::{BLOCKS, STACKS, add, control, count};
+use crate::maps::{BLOCKS, SAMPLING, STACKS, add, control, count};
 use crate::stack;
 use crate::thread::Thread;
 
@@ -49,8 +52,9 @@ pub fn record(address: u64, block: &Block, check: u64, thread: &mut Thread, anno
     }
     // SAFETY: map values stay valid while the program runs; nobody deletes totals.
     unsafe {
-        add(&raw mut (*totals).allocated_bytes, block.size);
-        add(&raw mut (*totals).allocated_count, 1);
+        let (bytes, blocks) = stands_for(block);
+        add(&raw mut (*totals).allocated_bytes, bytes);
+        add(&raw mut (*totals).allocated_count, blocks);
         if core::ptr::read_volatile(&raw const (*totals).announced) == 0 {
             if announced == 1 || stack::announce(thread, &stack) == 1 {
                 core::ptr::write_volatile(&raw mut (*totals).announced, 1);
@@ -59,6 +63,18 @@ pub fn record(address: u64, block: &Block, check: u64, thread: &mut Thread, anno
             }
         }
     }
+}
+
+/// Bytes, and blocks in 2^-20, that a recorded block stands for.
+#[inline(always)]
+fn stands_for(block: &Block) -> (u64, u64) {
+    if SAMPLING.load() == 0 || block.chance == 0 {
+        return (block.size, 1 << COUNT_FRACTION_BITS);
+    }
+    (
+        scaled_bytes(block.size, block.chance),
+        scaled_count(block.chance),
+    )
 }
 
 /// Totals of a stack, made when it is new. `None` if there is no room.
@@ -74,6 +90,12 @@ fn totals(stack: &StackKey, check: u64) -> Option<*mut StackTotals> {
     };
     let _ = STACKS.insert(stack, new, BPF_NOEXIST as u64);
     STACKS.get_ptr_mut(stack)
+}
+
+/// Whether a block is on record.
+#[inline(always)]
+pub fn knows(address: u64) -> bool {
+    BLOCKS.get_ptr(key(address)).is_some()
 }
 
 /// Takes a block off the record.
@@ -105,8 +127,9 @@ pub fn freed(block: &Block) {
     if let Some(totals) = STACKS.get_ptr_mut(stack) {
         // SAFETY: as in `record`.
         unsafe {
-            add(&raw mut (*totals).freed_bytes, block.size);
-            add(&raw mut (*totals).freed_count, 1);
+            let (bytes, blocks) = stands_for(block);
+            add(&raw mut (*totals).freed_bytes, bytes);
+            add(&raw mut (*totals).freed_count, blocks);
         }
     }
 }

@@ -10,10 +10,10 @@ use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
 
-use crate::maps::{MAX_SIZE, MIN_SIZE, control, count, opaque, read_user, registers};
+use crate::maps::{MAX_SIZE, MIN_SIZE, SAMPLING, control, count, opaque, read_user, registers};
 use crate::stack::{self, Start};
 use crate::thread::{Thread, known_thread, this_thread};
-use crate::{arch, blocks};
+use crate::{arch, blocks, sample};
 
 /// Bytes that a signal frame takes at the least below the red zone (`struct rt_sigframe` of
 /// x86-64 is 440 bytes, and the floating point state another 512): whatever runs below is in the
@@ -44,6 +44,12 @@ impl Request {
             address: first,
         }
     }
+
+    /// Whether it takes a block back.
+    #[inline(always)]
+    fn replaces(&self) -> bool {
+        self.kind == Gives::Replaced as u64 && self.address != 0
+    }
 }
 
 /// Size of an array; the largest number if that overflows, which no allocator gives out. (The
@@ -73,6 +79,16 @@ pub fn enter(ctx: &ProbeContext) -> bool {
     }
     let regs = registers(ctx);
     let sp = arch::entry_sp(regs);
+    // SAFETY: the helper reads the context of this program.
+    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    let request = Request::new(signature, arch::arguments(regs));
+    let chance = sample::draw(request.size);
+    if chance == 0 && !(request.replaces() && blocks::knows(request.address)) {
+        if signature & Signature::FORWARDS != 0 {
+            sample::note_skipped(regs, sp);
+        }
+        return false;
+    }
     let Some(thread) = this_thread() else {
         count(Counter::ThreadsFull);
         return false;
@@ -91,9 +107,9 @@ pub fn enter(ctx: &ProbeContext) -> bool {
         count(Counter::UnreadableMemory);
         return false;
     };
-    // SAFETY: the helper reads the context of this program.
-    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-    let request = Request::new(signature, arch::arguments(regs));
+    if sample::was_skipped(thread, regs, sp, ip) {
+        return false;
+    }
     let call = thread.call(depth);
     call.sp = sp;
     call.ip = ip;
@@ -103,30 +119,33 @@ pub fn enter(ctx: &ProbeContext) -> bool {
     call.handler_below = 0;
     call.handler_elsewhere = 0;
     call.has_old = 0;
-    if request.kind == Gives::Replaced as u64 && request.address != 0 {
+    call.chance = chance;
+    if request.replaces() {
         // From here on another thread may be given the old address.
         match blocks::take(request.address) {
             Some(old) => {
                 call.old = old;
                 call.has_old = 1;
             }
-            None => count(Counter::UnknownFrees),
+            None => count_unknown_free(),
         }
     }
     if depth != 0 {
         // In a signal handler: the frames of the call that it interrupted are about to go.
         stack::announce_interrupted(thread, depth - 1);
     }
-    let start = Start {
-        ip,
-        sp,
-        fp: arch::frame_pointer(regs),
-    };
-    let (stack, check) = stack::identify(start, thread);
-    let call = thread.call(depth);
-    call.stack = stack;
-    call.check = check;
-    call.announced = 0;
+    if chance != 0 {
+        let start = Start {
+            ip,
+            sp,
+            fp: arch::frame_pointer(regs),
+        };
+        let (stack, check) = stack::identify(start, thread);
+        let call = thread.call(depth);
+        call.stack = stack;
+        call.check = check;
+        call.announced = 0;
+    }
     thread.depth = depth + 1;
     true
 }
@@ -196,7 +215,7 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         }
         return;
     }
-    if call.size < MIN_SIZE.load() || call.size > MAX_SIZE.load() {
+    if call.chance == 0 || call.size < MIN_SIZE.load() || call.size > MAX_SIZE.load() {
         return;
     }
     // SAFETY: the helper has no preconditions.
@@ -205,6 +224,7 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
         size: call.size,
         stack: call.stack,
         time,
+        chance: call.chance,
     };
     let (check, announced) = (call.check, call.announced);
     blocks::record(address, &block, check, thread, announced);
@@ -216,6 +236,9 @@ pub fn free(ctx: &ProbeContext) {
     let regs = registers(ctx);
     let address = arch::arguments(regs)[0];
     if address == 0 || control(Control::Active) == 0 {
+        return;
+    }
+    if SAMPLING.load() != 0 && !blocks::knows(address) {
         return;
     }
     let sp = arch::entry_sp(regs);
@@ -236,7 +259,15 @@ pub fn free(ctx: &ProbeContext) {
         }
         // free_sized may call free: the same block again, further down.
         None if thread.is_some_and(|thread| thread.freed == address && sp <= thread.freed_sp) => {}
-        None => count(Counter::UnknownFrees),
+        None => count_unknown_free(),
+    }
+}
+
+/// A block that is not on record goes. When sampling, that says nothing.
+#[inline(always)]
+fn count_unknown_free() {
+    if SAMPLING.load() == 0 {
+        count(Counter::UnknownFrees);
     }
 }
 

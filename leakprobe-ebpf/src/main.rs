@@ -1,7 +1,7 @@
 //! The kernel side of leakprobe: the probe entry points, one line each.
 //!
 //! `call` follows allocator calls from entry to return, `thread` tells which of them count, `blocks`
-//! keeps what is live and what each stack allocated, `stack` walks stacks by the rules that `unwind`
+//! keeps what is live and what each stack allocated, `sample` draws which are recorded, `stack` walks stacks by the rules that `unwind`
 //! finds, `events` watches the target's signals, execs and exits.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
@@ -15,6 +15,7 @@ mod blocks;
 mod call;
 mod events;
 mod maps;
+mod sample;
 mod stack;
 mod thread;
 mod unwind;

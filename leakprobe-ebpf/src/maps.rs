@@ -10,7 +10,7 @@ use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::{EbpfContext, Global, helpers};
-use leakprobe_common::{Block, BlockKey, Control, Counter, StackKey, StackTotals};
+use leakprobe_common::{Block, BlockKey, Chances, Control, Counter, StackKey, StackTotals};
 
 use crate::thread::Thread;
 
@@ -36,6 +36,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 #[map]
 pub static COUNTERS: Array<u64> = Array::with_max_entries(Counter::ALL.len() as u32, 0);
 
+/// Which allocations are recorded when sampling.
+#[map]
+pub static CHANCES: Array<Chances> = Array::with_max_entries(1, 0);
+
 /// Switches shared with the user side, by [`Control`].
 #[map]
 pub static CONTROL: Array<u64> = Array::with_max_entries(Control::ALL as u32, 0);
@@ -47,6 +51,10 @@ pub static MIN_SIZE: Global<u64> = Global::new(0);
 /// Largest size recorded, in bytes.
 #[unsafe(no_mangle)]
 pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
+
+/// 1 if not every allocation is recorded, but by chance. Where it is 0 the verifier removes the rest.
+#[unsafe(no_mangle)]
+pub static SAMPLING: Global<u64> = Global::new(0);
 
 /// The target's process id in the PID namespace below.
 #[unsafe(no_mangle)]

@@ -42,6 +42,8 @@ pub struct Call {
     pub stack: u64,
     /// Its second hash.
     pub check: u64,
+    /// Probability with which the block is recorded, as in [`Block`]; 0 if it is not.
+    pub chance: u64,
     /// 1 if the frames of that stack were sent already.
     pub announced: u64,
     /// Below this stack pointer runs a signal handler that interrupted the call; 0: none did.
@@ -62,6 +64,18 @@ pub struct Return {
     pub address: u64,
 }
 
+/// A call that was not to be recorded, but may have left all to another function.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Skipped {
+    /// Stack pointer at entry.
+    pub sp: u64,
+    /// Return address.
+    pub ip: u64,
+    /// Where the probe is that it was seen by.
+    pub probe: u64,
+}
+
 /// What is known of a thread.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -72,6 +86,8 @@ pub struct Thread {
     pub freed: u64,
     pub freed_sp: u64,
     pub calls: [Call; MAX_NESTED_CALLS],
+    /// The last call left out by chance.
+    pub skipped: Skipped,
     /// How many nested calls there were, which is where the next one's return address goes.
     pub nested: u64,
     /// Return addresses of the nested calls last seen, which the kernel replaced like those of `calls`.
@@ -90,6 +106,7 @@ const NO_CALL: Call = Call {
     address: 0,
     stack: 0,
     check: 0,
+    chance: 0,
     announced: 0,
     handler_below: 0,
     handler_elsewhere: 0,
@@ -98,6 +115,7 @@ const NO_CALL: Call = Call {
         size: 0,
         stack: 0,
         time: 0,
+        chance: 0,
     },
 };
 
@@ -107,6 +125,11 @@ static NEW_THREAD: Thread = Thread {
     freed: 0,
     freed_sp: 0,
     calls: [NO_CALL; MAX_NESTED_CALLS],
+    skipped: Skipped {
+        sp: 0,
+        ip: 0,
+        probe: 0,
+    },
     nested: 0,
     returns: [Return {
         place: 0,

@@ -41,8 +41,7 @@ impl Kind {
         }
     }
 
-    /// What the entry program is told of the function.
-    pub const fn signature(self) -> Option<Signature> {
+    const fn signature(self) -> Option<Signature> {
         Some(match self {
             Kind::Malloc => Signature::sized(Gives::Returned, 0),
             Kind::Calloc => Signature::counted(Gives::Returned, 0, 1),
@@ -73,6 +72,18 @@ pub struct ProbedFunction {
     pub kind: Kind,
     /// Whether a process cannot be profiled without it.
     pub required: bool,
+}
+
+impl ProbedFunction {
+    /// What the entry program is told of it.
+    pub fn signature(&self) -> Option<Signature> {
+        let signature = self.kind.signature()?;
+        // Whatever else gives a block out may get it from another of these, but malloc.
+        Some(match self.name {
+            "malloc" => signature,
+            _ => signature.forwarding(),
+        })
+    }
 }
 
 /// All functions of the C allocator interface, glibc's and musl's.

@@ -106,7 +106,7 @@ const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
 impl Plan {
     /// The points among all of them.
     fn among<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
-        let gives = |point: &&Point| point.function.kind.signature().is_some();
+        let gives = |point: &&Point| point.function.signature().is_some();
         all.iter()
             .filter(|point| gives(point) == self.gives)
             .collect()
@@ -198,7 +198,7 @@ impl Linker {
                 continue;
             };
             let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-            let signatures = points.iter().map(|point| point.function.kind.signature());
+            let signatures = points.iter().map(|point| point.function.signature());
             let cookies: Option<Vec<u64>> =
                 signatures.map(|it| it.map(Signature::cookie)).collect();
             let places = Places {
@@ -280,7 +280,7 @@ fn place_each(ebpf: &mut Ebpf, pid: u32, file: &str, points: &[Point]) -> Result
             let program = uprobe(ebpf, name)?;
             let place = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                cookie: kind.signature().map(Signature::cookie),
+                cookie: point.function.signature().map(Signature::cookie),
             };
             let link = program
                 .attach(place, file, UProbeScope::OneProcess(pid))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
-use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
+use leakprobe_common::{Block, BlockKey, COUNT_FRACTION_BITS, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
 
 use super::Totals;
@@ -90,13 +90,14 @@ impl Maps {
             |key: &StackKey, totals: &StackTotals| {
                 // Without a block: the map of blocks was full, which is counted.
                 if key.space == space && totals.allocated_count > 0 {
+                    let live_count = totals.allocated_count.saturating_sub(totals.freed_count);
                     let totals = Totals {
                         live_bytes: totals.allocated_bytes.saturating_sub(totals.freed_bytes),
-                        live_count: totals.allocated_count.saturating_sub(totals.freed_count),
+                        live_count: blocks(live_count),
                         allocated_bytes: totals.allocated_bytes,
-                        allocated_count: totals.allocated_count,
+                        allocated_count: blocks(totals.allocated_count),
                         freed_bytes: totals.freed_bytes,
-                        freed_count: totals.freed_count,
+                        freed_count: blocks(totals.freed_count),
                     };
                     snapshot.totals += totals;
                     snapshot.stacks.push(LiveStack {
@@ -176,6 +177,11 @@ impl Maps {
             })
             .collect()
     }
+}
+
+/// A count of the kernel side, to the nearest block.
+fn blocks(count: u64) -> u64 {
+    (count + (1 << (COUNT_FRACTION_BITS - 1))) >> COUNT_FRACTION_BITS
 }
 
 /// Most live bytes first; the id makes the order the same every time.

@@ -1,0 +1,65 @@
+//! Which calls are recorded when not all of them are.
+//!
+//! It is decided at the entry, before anything else is looked up, so that a call left out costs a
+//! trap and little more. A function may get its block from another probed one, which must not draw a
+//! second time: it is known by where it is called from.
+
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use leakprobe_common::{CERTAIN, Control, SIZE_CLASSES, size_class};
+
+use crate::arch;
+use crate::maps::{CHANCES, SAMPLING, control, opaque};
+use crate::thread::{Skipped, Thread, this_thread};
+
+/// Decides whether a block of this size is recorded: the probability with which it is, in 2^-32, or
+/// 0 if it is not.
+#[inline(always)]
+pub fn draw(size: u64) -> u64 {
+    if SAMPLING.load() == 0 {
+        return CERTAIN;
+    }
+    let Some(chances) = CHANCES.get_ptr(0) else {
+        return CERTAIN;
+    };
+    let class = opaque(size_class(size)) & (SIZE_CLASSES as u64 - 1);
+    // SAFETY: the mask keeps the class within the array; an aligned u32 is read whole.
+    let chance = unsafe { core::ptr::read_volatile(chances.cast::<u32>().add(class as usize)) };
+    // SAFETY: the helper has no preconditions.
+    let random = unsafe { bpf_get_prandom_u32() };
+    if random <= chance {
+        u64::from(chance) + 1
+    } else {
+        0
+    }
+}
+
+/// Notes a call that is left out, and may pass its request on.
+#[inline(always)]
+pub fn note_skipped(regs: &pt_regs, sp: u64) {
+    let Some(ip) = arch::return_address(sp) else {
+        return;
+    };
+    if let Some(thread) = this_thread() {
+        thread.skipped = Skipped {
+            sp,
+            ip,
+            probe: arch::instruction_pointer(regs),
+        };
+    }
+}
+
+/// Whether a call only serves one that was left out: it comes from the allocator's own code, or in
+/// place of that call, to which it is a jump.
+#[inline(always)]
+pub fn was_skipped(thread: &Thread, regs: &pt_regs, sp: u64, ip: u64) -> bool {
+    if SAMPLING.load() == 0 || thread.depth != 0 {
+        return false;
+    }
+    let start = control(Control::AllocatorStart);
+    if start != 0 && ip >= start && ip < control(Control::AllocatorEnd) {
+        return true;
+    }
+    let skipped = &thread.skipped;
+    skipped.sp == sp && skipped.ip == ip && skipped.probe != arch::instruction_pointer(regs)
+}
