@@ -49,8 +49,12 @@ pub fn leave_call(ctx: RetProbeContext) -> u32 {
 
 /// Entry and return of every function that gives a block out, for kernels with sessions: there the
 /// entry decides whether the return is probed too, 1 if not.
-#[uprobe]
-pub fn session_call(ctx: ProbeContext) -> u32 {
+///
+/// aya's macro would say 0 to the kernel whatever is returned here.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "uprobe")]
+pub fn session_call(ctx: *mut core::ffi::c_void) -> u32 {
+    let ctx = ProbeContext::new(ctx);
     if is_return(&ctx) {
         leave(&ctx);
         return 0;

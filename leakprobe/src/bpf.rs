@@ -66,13 +66,25 @@ unsafe impl Plain for RuleCache {}
 ///
 /// `attr` begins as the kernel's `union bpf_attr` does for `command`, and what it points to may be
 /// read and written as `command` does.
-unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<i64> {
+pub(crate) unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<i64> {
     // SAFETY: the attribute is as long as it says; the rest is the caller's promise.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<A>()) };
     match result {
         0.. => Ok(result),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// The same for commands that make something and return its descriptor.
+///
+/// # Safety
+///
+/// As of [`bpf`].
+pub(crate) unsafe fn bpf_new<A>(command: libc::c_int, attr: &mut A) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: the descriptor is new, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
 /// Writes `values` to an array from entry `first` on.
@@ -124,9 +136,7 @@ pub fn create_array<V: Plain>() -> io::Result<OwnedFd> {
         max_entries: 1,
     };
     // SAFETY: no member is a pointer.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
-    // SAFETY: the descriptor is new, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    unsafe { bpf_new(BPF_MAP_CREATE, &mut attr) }
 }
 
 /// Calls `each` with every entry of a hash map. Entries that come or go meanwhile may be among

@@ -111,6 +111,43 @@ fn the_target_is_killed() {
     }
 }
 
+/// A forked child has a copy of the target's code, in which there are breakpoints that are of no use.
+/// It allocates all the time: some of them the kernel only removes when they are hit.
+#[test]
+fn a_forked_child_gets_rid_of_probes() {
+    const SCRIPT: &str = "
+import os
+print('ready', os.getpid(), flush=True)
+os.read(0, 1)
+child = os.fork()
+while not child:
+    bytearray(100000)
+print(child, flush=True)
+os.read(0, 1)
+os.kill(child, 9)
+";
+    let mut victim = Victim::start(Command::new("/usr/bin/python3").args(["-c", SCRIPT]));
+    let leakprobe = Leakprobe::attach(victim.pid(), &[]);
+    victim.go();
+    let child: u32 = victim.line().parse().expect("the PID of its child");
+    let count = |pid| {
+        patched_code(pid)
+            .iter()
+            .map(|(_, bytes)| bytes)
+            .sum::<usize>()
+    };
+    let all = count(victim.pid());
+    let until = Instant::now() + LIMIT;
+    while count(child) >= all {
+        assert!(Instant::now() < until, "all {all} probes stay in the child");
+        std::thread::yield_now();
+    }
+    assert_eq!(count(victim.pid()), all, "they have to stay in the target");
+    let report = leakprobe.interrupt().report();
+    assert_eq!(report.evidence.verdict, "complete", "{:?}", report.evidence);
+    victim.end_well();
+}
+
 /// Too few file descriptors for all it needs: it fails somewhere on the way, early or late.
 #[test]
 fn attaching_fails_halfway() {

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use aya::programs::Program;
-
 use super::{Check, Status};
 use crate::probe::feature::{Feature, is_supported};
+use crate::probe::way::{self, Choice};
 use crate::probe::{Limits, Probes};
 use crate::report::escape::shorten;
 use crate::target::Process;
+use anyhow::Result;
 
 /// A feature, what it is called here, and what its absence means.
 struct Wanted {
@@ -69,14 +68,14 @@ const WANTED: [Wanted; 9] = [
         feature: Feature::UprobeMulti,
         name: "uprobe_multi",
         absence: Status::Degraded,
-        without: "each probe is attached on its own, which takes longer",
+        without: "each probe is attached on its own, which costs more and takes longer",
         advice: "Linux 6.6 and later have it; nothing has to be done",
     },
     Wanted {
         feature: Feature::UprobeMultiOfProcess,
         name: "uprobe_multi by PID",
         absence: Status::Degraded,
-        without: "each probe is attached on its own, which takes longer",
+        without: "each probe is attached on its own, which costs more and takes longer",
         advice: "Linux 6.6.35, 6.9.5, 6.10 and later have it; nothing has to be done",
     },
     Wanted {
@@ -95,6 +94,23 @@ pub fn checks() -> Vec<Check> {
         .map(|wanted| is_supported(wanted.feature))
         .collect();
     judge(answers)
+}
+
+/// In which way probes would be attached, and why not in a better one.
+pub fn way() -> Check {
+    let name = "attaching";
+    match way::choose() {
+        Ok(Choice { way, why: None }) => Check::ok(name, way.to_string()),
+        Ok(Choice {
+            way,
+            why: Some(why),
+        }) => Check::ok(name, format!("{way}: {why}")),
+        Err(error) => Check::missing(
+            name,
+            format!("{error:#}"),
+            format!("unset {}", way::VARIABLE),
+        ),
+    }
 }
 
 /// Whether the kernel accepts leakprobe's own programs: its verifier has the last word, whatever
@@ -127,19 +143,7 @@ fn load() -> Result<usize> {
         max_size: u64::MAX,
         sample_bytes: 0,
     };
-    let mut probes = Probes::load(&process, limits, false)?;
-    let mut count = 0;
-    for (name, program) in probes.ebpf().programs_mut() {
-        if let Program::UProbe(program) = program
-            && program.fd().is_err()
-        {
-            program
-                .load()
-                .with_context(|| format!("failed to load the program `{name}`"))?;
-        }
-        count += 1;
-    }
-    Ok(count)
+    Probes::load(&process, limits, false)?.load_all()
 }
 
 /// `answers` in the order of [`WANTED`].

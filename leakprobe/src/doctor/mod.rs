@@ -96,6 +96,7 @@ fn would_work(checks: &[Check]) -> bool {
 fn machine_checks() -> Vec<Check> {
     let mut checks = system::checks();
     checks.extend(bpf::checks());
+    checks.push(bpf::way());
     // Whatever is missing would only be told a second time.
     if would_work(&checks) {
         checks.push(bpf::programs());

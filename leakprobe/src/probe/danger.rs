@@ -63,18 +63,20 @@ impl std::error::Error for Danger {}
 pub fn danger(pid: u32) -> Option<Danger> {
     let version = Version::running();
     let (filter, shadow_stack) = protection(pid);
-    if filter {
-        let deadly = match return_probes().unwrap_or(ReturnProbes::Unknown) {
-            ReturnProbes::Filtered => true,
-            ReturnProbes::Unknown => version.is_some_and(Version::filters_return_probes),
-            ReturnProbes::NoSystemCall | ReturnProbes::Unfiltered => false,
-        };
-        if deadly {
-            return Some(Danger::Seccomp);
-        }
+    if filter && filters_return_probes() {
+        return Some(Danger::Seccomp);
     }
     let old = version.is_some_and(|version| version < Version::new(6, 11, 0));
     (shadow_stack && old).then_some(Danger::ShadowStack)
+}
+
+/// Whether return probes kill processes under a seccomp filter.
+pub fn filters_return_probes() -> bool {
+    match return_probes().unwrap_or(ReturnProbes::Unknown) {
+        ReturnProbes::Filtered => true,
+        ReturnProbes::Unknown => Version::running().is_some_and(Version::filters_return_probes),
+        ReturnProbes::NoSystemCall | ReturnProbes::Unfiltered => false,
+    }
 }
 
 /// Whether any thread of a process has a seccomp filter, and any a shadow stack.

@@ -1,13 +1,20 @@
 //! Puts probes into the target: where, and how.
 
 pub mod arch;
+mod children;
 pub mod danger;
 pub mod feature;
 pub mod functions;
+mod links;
+pub mod multi;
+mod object;
 pub mod plan;
 mod programs;
+mod refusal;
 pub mod site;
 pub mod trial;
 pub mod version;
+pub mod way;
 
+pub use links::Link;
 pub use programs::{Limits, Probes};

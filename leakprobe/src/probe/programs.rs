@@ -5,20 +5,22 @@
 //! ends, however it ends, since they belong to its file descriptors.
 
 use std::fs;
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, RingBuf};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, RawTracePoint, UProbe};
+use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use leakprobe_common::{Chances, Control, Signature};
+use leakprobe_common::{Chances, Control};
 
+use super::children::Children;
+use super::links::{Link, Linker};
 use super::plan::Point;
+use super::refusal::{explain_permission, explain_program};
 use super::version::Version;
+use super::way;
 use crate::bpf;
 use crate::sampling;
 use crate::target::{Allocator, Process};
@@ -45,9 +47,18 @@ pub struct Probes {
     ebpf: Ebpf,
     control: Array<MapData, u64>,
     control_fd: OwnedFd,
-    links: Vec<UProbeLink>,
+    linker: Linker,
+    links: Vec<Link>,
+    children: Children,
     detaching: Vec<JoinHandle<()>>,
 }
+
+/// Programs, and the tracepoints they are attached to.
+const TRACEPOINTS: [(&str, &str); 3] = [
+    ("signal_deliver", "signal_deliver"),
+    ("process_exec", "sched_process_exec"),
+    ("thread_exit", "sched_process_exit"),
+];
 
 /// Levels of `aya_log`: 0 is silence, 4 is debug.
 const LOG_DEBUG: u8 = 4;
@@ -87,6 +98,7 @@ impl Probes {
         Array::<_, Chances>::try_from(chances)?
             .set(0, *sampling::chances(limits.sample_bytes), 0)
             .context("failed to write the table of probabilities")?;
+        let linker = Linker::new(way::choose()?.way, OBJECT, &ebpf)?;
         let control = ebpf
             .take_map("CONTROL")
             .context("the BPF object has no map CONTROL")?;
@@ -96,17 +108,12 @@ impl Probes {
         let control_fd = data.fd().as_fd().try_clone_to_owned();
         let control_fd = control_fd.context("failed to duplicate a descriptor")?;
         let control = Array::try_from(control)?;
-        for name in ["signal_deliver", "process_exec", "thread_exit"] {
+        for (name, tracepoint) in TRACEPOINTS {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program
                 .load()
-                .map_err(explain_refusal)
+                .map_err(explain_program)
                 .with_context(|| format!("failed to load the program `{name}`"))?;
-            let tracepoint = match name {
-                "signal_deliver" => "signal_deliver",
-                "process_exec" => "sched_process_exec",
-                _ => "sched_process_exit",
-            };
             program
                 .attach(tracepoint)
                 .with_context(|| format!("failed to attach to the tracepoint `{tracepoint}`"))?;
@@ -115,9 +122,20 @@ impl Probes {
             ebpf,
             control,
             control_fd,
+            linker,
             links: Vec::new(),
+            children: Children::default(),
             detaching: Vec::new(),
         })
+    }
+
+    /// Loads the programs that [`Self::attach`] would load; how many they are.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one.
+    pub fn load_all(&mut self) -> Result<usize> {
+        Ok(TRACEPOINTS.len() + self.linker.load(&mut self.ebpf)?)
     }
 
     /// Places probes in an allocator, for the process only. Probes placed earlier stay.
@@ -131,44 +149,9 @@ impl Probes {
         allocator: &Allocator,
         points: &[Point],
     ) -> Result<()> {
-        // The open file is the mapped one, whatever its path leads to by now.
-        let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
-        let pid = NonZeroU32::new(process.pid()).context("0 is no PID")?;
-        let mut links = Vec::new();
-        for point in points {
-            let kind = point.function.kind;
-            // The return first: a call that is entered in between is not followed.
-            for name in kind
-                .return_program()
-                .into_iter()
-                .chain([kind.entry_program()])
-            {
-                let program: &mut UProbe = program(&mut self.ebpf, name)?;
-                if program.fd().is_err() {
-                    program
-                        .load()
-                        .map_err(explain_refusal)
-                        .with_context(|| format!("failed to load the program `{name}`"))?;
-                }
-                let place = UProbeAttachPoint {
-                    location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                    cookie: point.function.signature().map(Signature::cookie),
-                };
-                let link = program
-                    .attach(place, &file, UProbeScope::OneProcess(pid))
-                    .and_then(|id| program.take_link(id))
-                    .map_err(explain_permission)
-                    .with_context(|| {
-                        format!(
-                            "failed to place a probe on `{}` in `{}` of `{}`",
-                            point.site.instruction,
-                            point.function.name,
-                            allocator.object().path()
-                        )
-                    })?;
-                links.push(link);
-            }
-        }
+        let mut links = self
+            .linker
+            .place(&mut self.ebpf, process, allocator, points)?;
         if process.has_ended() {
             return Err(anyhow!(
                 "process {} ended while it was being attached to",
@@ -249,7 +232,7 @@ impl Probes {
 
     /// Probes in place.
     pub fn placed(&self) -> usize {
-        self.links.len()
+        self.links.iter().map(Link::probes).sum()
     }
 
     /// Stops recording, and returns when no program runs any more that began before: the maps stand
@@ -267,20 +250,34 @@ impl Probes {
         Ok(())
     }
 
-    /// Removes the probes. The kernel takes some 100 ms for each, one after the other.
+    /// Removes the probes. The kernel takes some 100 ms for each link, one after the other.
     fn detach(&mut self) {
         self.links.clear();
     }
 
     /// Takes the probes that are in place out of this hand; they stay in place until dropped.
-    pub fn take(&mut self) -> Vec<UProbeLink> {
+    pub fn take(&mut self) -> Vec<Link> {
         std::mem::take(&mut self.links)
     }
 
     /// Removes probes in a thread of their own, see [`Self::wait_for_detach`].
-    pub fn detach_in_background(&mut self, placed: Vec<UProbeLink>) {
+    pub fn detach_in_background(&mut self, placed: Vec<Link>) {
+        self.detaching.retain(|thread| !thread.is_finished());
         self.detaching
             .push(std::thread::spawn(move || drop(placed)));
+    }
+
+    /// Removes the probes from children that the process has forked, if there are new ones; to be
+    /// asked now and then.
+    pub fn spare_children(&mut self, process: &Process) {
+        if !self.linker.leaves_breakpoints() || !self.children.came(process.pid()) {
+            return;
+        }
+        match self.linker.sweep(process) {
+            Ok(link) => self.detach_in_background(link.into_iter().collect()),
+            // They are slower than need be, and the next new child is another chance.
+            Err(error) => log::debug!("forked children keep their breakpoints: {error:#}"),
+        }
     }
 
     /// Waits for the threads that remove probes.
@@ -305,57 +302,4 @@ where
         .program_mut(name)
         .with_context(|| format!("the BPF object has no program `{name}`"))?;
     Ok(program.try_into()?)
-}
-
-/// Why the kernel would not load a program, in one sentence: the verifier's log has thousands of
-/// lines, of which the last but the statistics says what was wrong.
-fn explain_refusal(error: ProgramError) -> anyhow::Error {
-    let ProgramError::LoadError {
-        io_error,
-        verifier_log,
-    } = error
-    else {
-        return explain_permission(error);
-    };
-    let log = verifier_log.to_string();
-    let statistics = [
-        "processed ",
-        "verification time",
-        "stack depth",
-        "peak_states",
-    ];
-    let reason = log
-        .lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start)));
-    match reason {
-        None => explain_permission(io_error),
-        Some(reason) => {
-            log::debug!("{log}");
-            anyhow!(
-                "this kernel's verifier refused it: {reason}. Please report this with the version \
-                 of the kernel; -v shows the whole log"
-            )
-        }
-    }
-}
-
-/// Adds to a refusal what would lift it.
-fn explain_permission<E>(error: E) -> anyhow::Error
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let mut source: Option<&dyn std::error::Error> = Some(&error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::PermissionDenied
-        {
-            return anyhow::Error::new(error).context(
-                "the kernel denied permission: run leakprobe as root, or give it \
-                 CAP_SYS_ADMIN and CAP_SYS_PTRACE (`leakprobe doctor` tells more)",
-            );
-        }
-        source = cause.source();
-    }
-    anyhow::Error::new(error)
 }

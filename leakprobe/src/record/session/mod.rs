@@ -216,6 +216,7 @@ impl Session {
                 }
                 _ = seconds.tick() => {
                     self.catch_up_with_tables();
+                    self.probes.spare_children(&self.process);
                     self.locate(false);
                     let totals = self.maps.totals(self.space)?.totals;
                     progress.status(self.began.elapsed(), &totals);

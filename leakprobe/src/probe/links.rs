@@ -1,0 +1,314 @@
+//! Attaches programs to the points of an allocator, in one of three ways, and keeps what was attached
+//! until it is dropped. Which way, [`super::way`] chooses; what is attached, the table of functions.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::programs::UProbe;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use leakprobe_common::Signature;
+
+use super::multi::{self, Code, LinkKind, Places};
+use super::object::Programs;
+use super::plan::Point;
+use super::refusal::{explain_permission, explain_program};
+use super::way::Way;
+use crate::target::{Allocator, Process};
+
+/// Probes in place. The kernel removes them when this is dropped, and waits some 100 ms meanwhile.
+pub enum Link {
+    /// One.
+    One(UProbeLink),
+    /// Many, by one descriptor.
+    Many {
+        /// The kernel's link.
+        _link: OwnedFd,
+        /// How many; one at the entry and one at the return of a function are two.
+        probes: usize,
+    },
+}
+
+impl Link {
+    /// How many probes.
+    pub fn probes(&self) -> usize {
+        match self {
+            Link::One(_) => 1,
+            Link::Many { probes, .. } => *probes,
+        }
+    }
+}
+
+/// What attaches probes.
+pub struct Linker {
+    way: Way,
+    /// Ready to load for one link that places many probes.
+    programs: Option<Programs>,
+    /// Those that were.
+    loaded: HashMap<&'static str, OwnedFd>,
+    placed: Option<Placed>,
+}
+
+/// Where links of many probes were placed last.
+struct Placed {
+    file: OwnedFd,
+    offsets: Vec<u64>,
+}
+
+/// A link of many probes: for which functions, and what runs there.
+struct Plan {
+    program: &'static str,
+    kind: LinkKind,
+    at_return: bool,
+    /// For the functions that give blocks out, or for the others.
+    gives: bool,
+}
+
+const FREE: Plan = Plan {
+    program: "enter_free",
+    kind: LinkKind::Multi,
+    at_return: false,
+    gives: false,
+};
+
+const SESSION: &[Plan] = &[
+    Plan {
+        program: "session_call",
+        kind: LinkKind::Session,
+        at_return: false,
+        gives: true,
+    },
+    FREE,
+];
+
+/// The return first: a call that is entered in between is not followed.
+const MULTI: &[Plan] = &[
+    Plan {
+        program: "leave_call",
+        kind: LinkKind::Multi,
+        at_return: true,
+        gives: true,
+    },
+    Plan {
+        program: "enter_call",
+        kind: LinkKind::Multi,
+        at_return: false,
+        gives: true,
+    },
+    FREE,
+];
+
+const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
+
+impl Plan {
+    /// The points among all of them.
+    fn among<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
+        let gives = |point: &&Point| point.function.signature().is_some();
+        all.iter()
+            .filter(|point| gives(point) == self.gives)
+            .collect()
+    }
+
+    /// How many probes one place is.
+    fn probes(&self) -> usize {
+        match self.kind {
+            LinkKind::Session => 2,
+            LinkKind::Multi => 1,
+        }
+    }
+}
+
+impl Linker {
+    /// For the programs of `object`, which aya has loaded already, and of which no map was taken yet.
+    ///
+    /// # Errors
+    ///
+    /// If the object cannot be made ready.
+    pub fn new(way: Way, object: &[u8], ebpf: &Ebpf) -> Result<Self> {
+        let programs = match way {
+            Way::Single => None,
+            Way::Session | Way::Multi => Some(Programs::ready(object, ebpf)?),
+        };
+        Ok(Self {
+            way,
+            programs,
+            loaded: HashMap::new(),
+            placed: None,
+        })
+    }
+
+    /// The links of many probes each.
+    fn plans(&self) -> &'static [Plan] {
+        match self.way {
+            Way::Session => SESSION,
+            Way::Multi => MULTI,
+            Way::Single => &[],
+        }
+    }
+
+    /// Loads the programs that are to be attached, unless they are; how many they are.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses one.
+    pub fn load(&mut self, ebpf: &mut Ebpf) -> Result<usize> {
+        let Some(programs) = &self.programs else {
+            for name in SINGLE {
+                uprobe(ebpf, name)?;
+            }
+            return Ok(SINGLE.len());
+        };
+        for plan in self.plans() {
+            if !self.loaded.contains_key(plan.program) {
+                let program = programs.load(plan.program, plan.kind)?;
+                self.loaded.insert(plan.program, program);
+            }
+        }
+        Ok(self.loaded.len())
+    }
+
+    /// Places probes at all points, for the process only.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be placed; those placed before it are taken back.
+    pub fn place(
+        &mut self,
+        ebpf: &mut Ebpf,
+        process: &Process,
+        allocator: &Allocator,
+        points: &[Point],
+    ) -> Result<Vec<Link>> {
+        self.load(ebpf)?;
+        // The open file is the mapped one, whatever its path leads to by now.
+        let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
+        let path = allocator.object().path();
+        if self.way == Way::Single {
+            return place_each(ebpf, process.pid(), &file, points)
+                .with_context(|| format!("failed to attach to `{path}`"));
+        }
+        let file = CString::new(file).context("a path with a zero in it")?;
+        let mut links = Vec::new();
+        for plan in self.plans() {
+            let points = plan.among(points);
+            let Some(program) = self.loaded.get(plan.program).filter(|_| !points.is_empty()) else {
+                continue;
+            };
+            let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+            let signatures = points.iter().map(|point| point.function.signature());
+            let cookies: Option<Vec<u64>> =
+                signatures.map(|it| it.map(Signature::cookie)).collect();
+            let places = Places {
+                file: &file,
+                pid: process.pid(),
+                offsets: &offsets,
+                cookies: cookies.as_deref(),
+                at_return: plan.at_return,
+            };
+            let link = multi::link(program.as_fd(), plan.kind, &places)
+                .map_err(explain_permission)
+                .with_context(|| {
+                    let names: Vec<&str> = points.iter().map(|it| it.function.name).collect();
+                    format!(
+                        "failed to place probes in `{}` of `{path}`",
+                        names.join("`, `")
+                    )
+                })?;
+            links.push(Link::Many {
+                _link: link,
+                probes: points.len() * plan.probes(),
+            });
+        }
+        let file = allocator.object().file().as_fd().try_clone_to_owned();
+        self.placed = Some(Placed {
+            file: file.context("failed to duplicate a descriptor")?,
+            offsets: points.iter().map(|point| point.offset).collect(),
+        });
+        Ok(links)
+    }
+
+    /// Whether children of the process keep breakpoints, see [`Self::sweep`].
+    pub fn leaves_breakpoints(&self) -> bool {
+        self.placed.is_some()
+    }
+
+    /// A link that does nothing, in the same places. When it is dropped, the kernel looks at all
+    /// processes that have the code, and removes the breakpoints where no link wants them: from
+    /// children that the process has forked.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn sweep(&self, process: &Process) -> Result<Option<Link>> {
+        let Some(Placed { file, offsets }) = &self.placed else {
+            return Ok(None);
+        };
+        let program = multi::load(&Code::nothing(), LinkKind::Multi)
+            .context("failed to load an empty program")?;
+        let file = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let places = Places {
+            file: &file.context("a path with a zero in it")?,
+            pid: process.pid(),
+            offsets,
+            cookies: None,
+            at_return: false,
+        };
+        let link = multi::link(program.as_fd(), LinkKind::Multi, &places)
+            .context("failed to place empty probes")?;
+        Ok(Some(Link::Many {
+            _link: link,
+            probes: 0,
+        }))
+    }
+}
+
+/// One by one.
+fn place_each(ebpf: &mut Ebpf, pid: u32, file: &str, points: &[Point]) -> Result<Vec<Link>> {
+    let pid = NonZeroU32::new(pid).context("0 is no PID")?;
+    let mut links = Vec::new();
+    for point in points {
+        let kind = point.function.kind;
+        // The return first, as above.
+        for name in kind
+            .return_program()
+            .into_iter()
+            .chain([kind.entry_program()])
+        {
+            let program = uprobe(ebpf, name)?;
+            let place = UProbeAttachPoint {
+                location: UProbeAttachLocation::AbsoluteOffset(point.offset),
+                cookie: point.function.signature().map(Signature::cookie),
+            };
+            let link = program
+                .attach(place, file, UProbeScope::OneProcess(pid))
+                .and_then(|id| program.take_link(id))
+                .map_err(explain_permission)
+                .with_context(|| {
+                    format!(
+                        "failed to place a probe on `{}` in `{}`",
+                        point.site.instruction, point.function.name,
+                    )
+                })?;
+            links.push(Link::One(link));
+        }
+    }
+    Ok(links)
+}
+
+/// A program that aya attaches, loaded.
+fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut UProbe> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the BPF object has no program `{name}`"))?;
+    let program: &mut UProbe = program.try_into()?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(explain_program)
+            .with_context(|| format!("failed to load the program `{name}`"))?;
+    }
+    Ok(program)
+}
