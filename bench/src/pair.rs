@@ -190,7 +190,11 @@ pub fn under_leakprobe(victim: &mut Victim) -> Result<f64> {
 }
 
 /// Nanoseconds per pair while leakprobe records a sample of the victim's blocks.
-fn sampled(victim: &mut Victim) -> Result<f64> {
+///
+/// # Errors
+///
+/// If the sample tells of much more or much less than there was.
+pub fn sampled(victim: &mut Victim) -> Result<f64> {
     let options = ["--interval", "1h", "--sample-bytes", "512KiB"];
     let leakprobe = Leakprobe::attach(victim.pid(), &options);
     let Measurements { ns_per_pair, pairs } = state(victim)?;
