@@ -1,8 +1,8 @@
 //! The kernel side of leakprobe: the probe entry points, one line each.
 //!
-//! `call` follows allocator calls from entry to return, `thread` tells which of them count, `blocks`
-//! keeps what is live and what each stack allocated, `sample` draws which are recorded, `stack` walks stacks by the rules that `unwind`
-//! finds, `events` watches the target's signals, execs and exits.
+//! `call` follows allocator calls from entry to return, `thread` tells which count, `sample` draws
+//! which are recorded, `blocks` keeps what is live and the totals of each `stack`, which `walk` follows
+//! by the rules of `unwind` or the `trail` of the last walk; `events` watches signals, execs, exits.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
 #![no_main]
