@@ -120,10 +120,13 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, x: u64, scaled: u64, chance: u64) {
-        let probability = chance as f64 / CERTAIN as f64;
-        let (weight, missed) = (x as f64 / probability, 1.0 - probability);
         self.recorded = self.recorded.saturating_add(x);
         self.scaled = self.scaled.saturating_add(scaled);
+        if chance == CERTAIN {
+            return; // no variance; in an exact recording that is each of millions
+        }
+        let probability = chance as f64 / CERTAIN as f64;
+        let (weight, missed) = (x as f64 / probability, 1.0 - probability);
         self.variance += missed * weight.powi(2);
         self.skew += missed.powi(2) * weight.powi(3);
     }
