@@ -73,7 +73,7 @@ pub fn calibrate(what: Calibration, send: &Sender<Result<Traps>>) {
 
 fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Traps> {
     let mut child = Traced::start(what.cost)?;
-    let offset = trial::file_offset(function(what.cost) as u64)?;
+    let offset = trial::file_offset(function(what.cost) as usize as u64)?;
     let free = child.nanoseconds()?;
     links.extend(attach(what.way, child.child.id(), offset, false)?);
     let entry = child.nanoseconds()?;
