@@ -86,9 +86,14 @@ impl Meter {
         lock(&self.reading).clone()
     }
 
-    /// Ends the measurement.
-    pub fn stop(&mut self) {
+    /// Ends the measurement, and does not wait for its last reading.
+    pub fn end(&mut self) {
         drop(self.stop.take());
+    }
+
+    /// Ends the measurement, with its last reading.
+    pub fn stop(&mut self) {
+        self.end();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic leaves the last reading
         }
@@ -125,6 +130,7 @@ impl Work {
         while !over {
             over = sleep(stopped, start + begin(period));
             if over && self.sum.cpu_ns > 0 {
+                self.last_cpu = cpu_time(self.pid).unwrap_or(self.last_cpu);
                 break;
             }
             let (window, took);
@@ -141,9 +147,6 @@ impl Work {
             }
             self.publish(start.elapsed(), window, took);
             period = period.saturating_add(1);
-        }
-        if let Some(cpu) = cpu_time(self.pid) {
-            self.last_cpu = cpu;
         }
         self.publish_overall();
         Ok(())

@@ -385,12 +385,13 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
-        self.meter.stop();
+        self.meter.end();
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
+        self.meter.stop(); // of a very short recording it may still measure traps
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
         if self.searching.take().is_some() {
