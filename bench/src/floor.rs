@@ -50,6 +50,15 @@ impl Floor {
         Self::place_at(pid, &wanted)
     }
 
+    /// Places two probes in a process: at the entries of malloc and free.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::place`].
+    pub fn entries(pid: u32) -> Result<Floor> {
+        Self::place_at(pid, &[("malloc", Place::Entry), ("free", Place::Entry)])
+    }
+
     /// Places one probe in a process: at the entry of malloc.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Figures with the most they may be. A benchmark only notes them; what follows from a missed goal
+//! Figures with the most or the least they may be. A benchmark only notes them; what follows from a missed goal
 //! is the caller's choice.
 
 use std::fmt;
@@ -10,7 +10,9 @@ pub struct Goals(Vec<Goal>);
 struct Goal {
     what: String,
     figure: f64,
-    most: f64,
+    goal: f64,
+    /// Whether less is missed, not more.
+    at_least: bool,
     unit: &'static str,
 }
 
@@ -20,7 +22,25 @@ impl Goals {
         self.0.push(Goal {
             what: what.into(),
             figure,
-            most,
+            goal: most,
+            at_least: false,
+            unit,
+        });
+    }
+
+    /// Notes a figure that should be `least` or more.
+    pub fn at_least(
+        &mut self,
+        what: impl Into<String>,
+        figure: f64,
+        least: f64,
+        unit: &'static str,
+    ) {
+        self.0.push(Goal {
+            what: what.into(),
+            figure,
+            goal: least,
+            at_least: true,
             unit,
         });
     }
@@ -33,7 +53,10 @@ impl Goals {
 
 impl Goal {
     fn reached(&self) -> bool {
-        self.figure <= self.most
+        match self.at_least {
+            true => self.figure >= self.goal,
+            false => self.figure <= self.goal,
+        }
     }
 }
 
@@ -44,10 +67,11 @@ impl fmt::Display for Goals {
             let Goal {
                 what,
                 figure,
-                most,
+                goal,
                 unit,
+                ..
             } = goal;
-            writeln!(f, "{verdict}: {what} {figure:.2}{unit}, goal {most}{unit}")?;
+            writeln!(f, "{verdict}: {what} {figure:.2}{unit}, goal {goal}{unit}")?;
         }
         Ok(())
     }
@@ -79,7 +103,11 @@ mod tests {
     fn no_figure_is_a_missed_goal() {
         let mut goals = Goals::default();
         goals.at_most("a", 1.0, 1.0, " s");
+        goals.at_least("a", 1.0, 1.0, "");
         assert!(goals.reached());
+        let mut less = Goals::default();
+        less.at_least("less", 0.9, 1.0, "");
+        assert!(!less.reached());
         goals.at_most("b", f64::NAN, 1.0, " s");
         assert!(!goals.reached());
     }

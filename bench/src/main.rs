@@ -1,4 +1,4 @@
-//! What leakprobe costs: `pair` and `unwind` measure the target, `report` measures leakprobe itself.
+//! What leakprobe costs: `pair`, `peer` and `unwind` measure the target, `report` measures leakprobe itself.
 //!
 //! A program of its own, not a part of xtask, because it uses the library that leakprobe is made of
 //! and xtask has to stay quick to build. How to read the figures is in docs/performance.md.
@@ -7,6 +7,7 @@ mod floor;
 mod goal;
 mod machine;
 mod pair;
+mod peer;
 mod report;
 mod unwind;
 
@@ -32,6 +33,8 @@ struct Cli {
 enum Benchmark {
     /// A malloc+free pair unprobed, under empty probes, and under leakprobe.
     Pair(pair::Options),
+    /// A malloc+free pair under a script of bpftrace that does the same, beside leakprobe.
+    Peer(peer::Options),
     /// The report of a million live blocks: how long it takes, and in how much memory.
     Report(report::Options),
     /// A frame of the stack, measured by an empty probe.
@@ -54,6 +57,7 @@ fn run(benchmark: &Benchmark) -> Result<Goals> {
     println!("{}", machine::describe()?);
     let goals = match benchmark {
         Benchmark::Pair(options) => pair::run(options)?,
+        Benchmark::Peer(options) => peer::run(options)?,
         Benchmark::Report(options) => report::run(options)?,
         Benchmark::Unwind(options) => unwind::run(options)?,
     };

@@ -11,8 +11,9 @@ use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
 
 use crate::maps::{MAX_SIZE, MIN_SIZE, SAMPLING, control, count, opaque, read_user, registers};
-use crate::stack::{self, Start};
+use crate::stack;
 use crate::thread::{Thread, known_thread, this_thread};
+use crate::walk::Start;
 use crate::{arch, blocks, sample};
 
 /// Bytes that a signal frame takes at the least below the red zone (`struct rt_sigframe` of

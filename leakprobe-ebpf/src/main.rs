@@ -18,7 +18,9 @@ mod maps;
 mod sample;
 mod stack;
 mod thread;
+mod trail;
 mod unwind;
+mod walk;
 
 use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};

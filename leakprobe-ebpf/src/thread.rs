@@ -21,7 +21,9 @@ use leakprobe_common::{
 };
 
 use crate::maps::{THREADS, control, count, opaque, read_user, thread_id};
-use crate::stack::{self, Start, Trail, WINDOW, Walk};
+use crate::stack;
+use crate::trail::{Trail, WINDOW};
+use crate::walk::{Start, Walk};
 use crate::{arch, blocks};
 
 /// An allocator call in flight.

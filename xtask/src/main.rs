@@ -52,7 +52,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure what leakprobe costs: `pair` and `unwind` its target, `report` itself. Needs root.
+    /// Measure what leakprobe costs: `pair`, `peer` and `unwind` its target, `report` itself. Needs root.
     #[command(disable_help_flag = true)]
     Bench {
         /// The benchmark and its options; `--help` lists them.

@@ -49,13 +49,14 @@ pub const TESTS: &[&str] = &[
 /// Compiling musl with unwind information.
 pub const MUSL_DEBUG: &[&str] = &["gcc", "libc6-dev", "make", "tar"];
 /// Running the benchmarks.
-pub const BENCHMARKS: &[&str] = &["gcc", "libc6-dev", "musl-tools"];
+pub const BENCHMARKS: &[&str] = &["bpftrace", "gcc", "libc6-dev", "musl-tools"];
 /// Running the demonstration.
 pub const DEMO: &[&str] = &["gcc", "libc6-dev"];
 
 /// Debian package, and what shows that it is here: a command, or the path of a file.
 const MARKERS: &[(&str, &str)] = &[
     ("binutils", "objdump"),
+    ("bpftrace", "bpftrace"),
     ("cargo-web", "/usr/bin/cargo"),
     ("cpio", "cpio"),
     (

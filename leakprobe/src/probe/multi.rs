@@ -39,7 +39,7 @@ pub struct Code<'a> {
     pub name: &'a str,
     /// Its licence.
     pub license: &'a CStr,
-    /// Instructions in the kernel's encoding, 8 bytes each.
+    /// Instructions in the kernel's encoding, eight bytes each.
     pub instructions: &'a [u8],
     /// What the types of its functions are. Without it no callbacks.
     pub types: Option<Types<'a>>,
