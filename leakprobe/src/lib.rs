@@ -6,6 +6,7 @@
 mod bpf;
 pub mod cli;
 pub mod doctor;
+pub mod overhead;
 pub mod probe;
 pub mod record;
 pub mod report;

@@ -6,9 +6,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use leakprobe::cli::{self, Command};
-use leakprobe::{doctor, record};
+use leakprobe::{doctor, overhead, record};
 
 fn main() -> ExitCode {
+    // Not for people, and so not among the subcommands.
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == overhead::CHILD) {
+        let ended = overhead::run_child(&words.next().unwrap_or_default().to_string_lossy());
+        return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let command = match cli::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => return error.report(),

@@ -18,6 +18,8 @@ pub struct Report {
     pub allocator: Allocator,
     /// Only of a sample: how it was taken.
     pub sampling: Option<Sampling>,
+    /// What the recording has cost; `None` where it was not measured.
+    pub overhead: Option<Overhead>,
     /// Sums over all stacks.
     pub totals: Totals,
     /// Only of a sample: where the live totals truly lie.
@@ -85,6 +87,21 @@ impl std::ops::AddAssign for Totals {
 pub struct Sampling {
     /// One block was recorded in about so many bytes.
     pub sample_bytes: u64,
+}
+
+/// What a recording has cost the process, estimated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Overhead {
+    /// Of its CPU time.
+    pub percent: u64,
+    /// Time in programs, nanoseconds.
+    pub handler_ns: u64,
+    /// Time for traps, nanoseconds.
+    pub trap_ns: u64,
+    /// Traps.
+    pub hits: u64,
+    /// CPU time, nanoseconds.
+    pub cpu_ns: u64,
 }
 
 /// Low and high ends of what a sample tells.

@@ -38,7 +38,7 @@ pub const EXAMPLES: &[(&str, &str)] = &[
 pub const EXIT_STATUS: &[(&str, &str)] = &[
     (
         "0",
-        "The report was written. It may be PARTIAL; then it says why.",
+        "The report was written. It may be PARTIAL, or shorter than asked for (--no-guard); then it says why.",
     ),
     ("1", "Something failed; the reason is on stderr."),
     ("2", "The command line was wrong."),
@@ -129,6 +129,13 @@ pub struct Args {
     /// may not appear at all. 0 records every block. Up to 1GiB, units as for --min-size.
     #[arg(long, value_parser = values::sample_bytes, value_name = "BYTES", default_value = "0", value_hint = ValueHint::Other, help_heading = "Recording")]
     pub sample_bytes: u64,
+
+    /// Go on even if the target hardly does anything but run into probes
+    ///
+    /// Without it, the recording ends by itself, with a report and a note, when the probes have taken
+    /// more than 80 % of the CPU time of a busy target for 10 seconds.
+    #[arg(long, help_heading = "Recording")]
+    pub no_guard: bool,
 
     /// Report only blocks that have been live for at least this long
     ///

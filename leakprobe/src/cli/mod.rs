@@ -66,6 +66,8 @@ pub struct Config {
     pub max_live: u32,
     /// One block is recorded in about so many bytes, at most 1 GiB; 0 records every block.
     pub sample_bytes: u64,
+    /// Whether to stop by itself when the probes take nearly all of the target's time.
+    pub guard: bool,
     /// Format of the report on stdout.
     pub stdout_format: StdoutFormat,
     /// Only the final report and errors.
@@ -194,6 +196,7 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         max_size,
         max_live: args.max_live,
         sample_bytes: args.sample_bytes,
+        guard: !args.no_guard,
         stdout_format: args.format,
         quiet: args.quiet,
         verbose: args.verbose,

@@ -49,6 +49,7 @@ fn a_pid_alone_gives_the_defaults() {
         max_size: u64::MAX,
         max_live: 4_194_304,
         sample_bytes: 0,
+        guard: true,
         stdout_format: StdoutFormat::Text,
         quiet: false,
         verbose: false,
@@ -63,7 +64,7 @@ fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
          --debug-dir /a --debug-dir b --no-inlines \
-         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --format json -v --color never \
+         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --no-guard --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
     let output = |path: &str, format| Output {
@@ -94,6 +95,7 @@ fn every_option_arrives() {
         max_size: 10_000_000,
         max_live: 1000,
         sample_bytes: 524_288,
+        guard: false,
         stdout_format: StdoutFormat::Json,
         quiet: false,
         verbose: true,

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -40,6 +40,17 @@ impl Link {
             Link::Many { probes, .. } => *probes,
         }
     }
+}
+
+/// Where in a call a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// At the entry.
+    Entry,
+    /// At the return.
+    Return,
+    /// At both.
+    Both,
 }
 
 /// What attaches probes.
@@ -112,11 +123,20 @@ impl Plan {
             .collect()
     }
 
+    /// Where in a call the program runs.
+    fn runs(&self) -> Runs {
+        match (self.kind, self.at_return) {
+            (LinkKind::Session, _) => Runs::Both,
+            (_, true) => Runs::Return,
+            (_, false) => Runs::Entry,
+        }
+    }
+
     /// How many probes one place is.
     fn probes(&self) -> usize {
         match self.kind {
             LinkKind::Session => 2,
-            LinkKind::Multi => 1,
+            LinkKind::Multi | LinkKind::None => 1,
         }
     }
 }
@@ -168,6 +188,40 @@ impl Linker {
             }
         }
         Ok(self.loaded.len())
+    }
+
+    /// Descriptors of the programs that are attached, and where each of them runs.
+    ///
+    /// # Errors
+    ///
+    /// If one is not loaded, or a descriptor cannot be duplicated.
+    pub fn programs(&self, ebpf: &mut Ebpf) -> Result<Vec<(Runs, OwnedFd)>> {
+        let mut programs = Vec::new();
+        let mut add = |runs, fd: BorrowedFd<'_>| {
+            let fd = fd.try_clone_to_owned();
+            programs.push((runs, fd.context("failed to duplicate a descriptor")?));
+            Ok::<_, anyhow::Error>(())
+        };
+        for plan in self.plans() {
+            let program = self.loaded.get(plan.program);
+            let program = program.with_context(|| format!("`{}` is not loaded", plan.program))?;
+            add(plan.runs(), program.as_fd())?;
+        }
+        if self.way == Way::Single {
+            for name in SINGLE {
+                let runs = match name {
+                    "leave_call" => Runs::Return,
+                    _ => Runs::Entry,
+                };
+                add(runs, uprobe(ebpf, name)?.fd()?.as_fd())?;
+            }
+        }
+        Ok(programs)
+    }
+
+    /// How probes are attached.
+    pub fn way(&self) -> Way {
+        self.way
     }
 
     /// Places probes at all points, for the process only.

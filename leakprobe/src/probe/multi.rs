@@ -25,6 +25,8 @@ const LOG: usize = 16 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum LinkKind {
+    /// None: for a perf event, of which the program need not know when it is loaded.
+    None = 0,
     /// A program that runs at entries, or one that runs at returns.
     Multi = 48,
     /// A program that runs at both, and may decide at the entry to spare the return.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use anyhow::{Context, Result, bail};
 
 use super::functions::{FUNCTIONS, ProbedFunction};
-use super::site::{self, Site};
+use super::site::{self, Site, SiteCost};
 use crate::target::Allocator;
 
 /// A probe to place.
@@ -55,4 +55,10 @@ pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
         }
     }
     Ok(points)
+}
+
+/// What a hit of most calls costs: as at `malloc`.
+pub fn usual_cost(points: &[Point]) -> SiteCost {
+    let malloc = points.iter().find(|it| it.function.name == "malloc");
+    malloc.map_or(SiteCost::Emulated, |point| point.site.cost)
 }

@@ -16,11 +16,11 @@ use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::{Chances, Control};
 
 use super::children::Children;
-use super::links::{Link, Linker};
+use super::links::{Link, Linker, Runs};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
 use super::version::Version;
-use super::way;
+use super::way::{self, Way};
 use crate::bpf;
 use crate::sampling;
 use crate::target::{Allocator, Process};
@@ -228,6 +228,20 @@ impl Probes {
     /// The loaded object, for its log and its maps.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
+    }
+
+    /// Descriptors of the programs that are attached, and where each of them runs.
+    ///
+    /// # Errors
+    ///
+    /// If one is not loaded, or a descriptor cannot be duplicated.
+    pub fn programs(&mut self) -> Result<Vec<(Runs, OwnedFd)>> {
+        self.linker.programs(&mut self.ebpf)
+    }
+
+    /// How probes are attached.
+    pub fn way(&self) -> Way {
+        self.linker.way()
     }
 
     /// Probes in place.

@@ -82,7 +82,7 @@ impl Progress {
     }
 
     /// Shows how far things are; on a terminal only, in one line that the next one overwrites.
-    pub fn status(&mut self, elapsed: Duration, totals: &Totals) {
+    pub fn status(&mut self, elapsed: Duration, totals: &Totals, overhead: Option<u64>) {
         if self.quiet || !self.terminal {
             return;
         }
@@ -93,8 +93,9 @@ impl Progress {
             true => "  (--sample-bytes 512KiB would cost less)",
             false => "",
         };
+        let overhead = overhead.map_or(String::new(), |percent| format!("  overhead {percent} %"));
         eprint!(
-            "{}  live {} in {}  (allocated {}, freed {}){hint}",
+            "{}  live {} in {}  (allocated {}, freed {}){overhead}{hint}",
             human::duration(elapsed.as_nanos() as u64),
             human::bytes(totals.live_bytes),
             human::blocks(totals.live_count),

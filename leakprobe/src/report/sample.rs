@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::overhead::Overhead;
 use crate::sampling::Interval;
 use crate::snapshot::{Evidence, Totals, Verdict};
 use crate::symbolize::{Frame, Profile, Sampling, Stack};
@@ -39,6 +40,7 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
             path: "/lib/x86_64-linux-gnu/libc.so.6".to_string(),
         },
         sampling: None,
+        overhead: None,
         totals: sum(&stacks),
         interval: None,
         evidence: Evidence {
@@ -123,6 +125,13 @@ pub fn profile() -> Profile {
         path: "/lib/ld-musl-x86_64.so.1".to_string(),
     };
     profile.duration_ns = 90 * SECOND;
+    profile.overhead = Some(Overhead {
+        percent: 12,
+        handler_ns: 3 * SECOND,
+        trap_ns: 2 * SECOND,
+        hits: 2_000_000,
+        cpu_ns: 42 * SECOND,
+    });
     profile.totals = sum(&stacks);
     profile.stacks = stacks;
     profile.evidence = Evidence {

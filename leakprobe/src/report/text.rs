@@ -65,6 +65,9 @@ fn write_target(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
         shorten(&allocator, 30),
         shorten_path(&path, 50)
     )?;
+    if let Some(overhead) = words::overhead(profile) {
+        writeln!(out, "{dim}{overhead}{dim:#}")?;
+    }
     if let Some(sampled) = words::sampled(profile) {
         let with = match profile.interval {
             Some(_) => " with 95 % intervals",

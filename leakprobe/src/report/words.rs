@@ -2,6 +2,7 @@
 
 use super::escape::{shorten, visible};
 use super::human;
+use crate::overhead::Overhead;
 use crate::sampling::Interval;
 use crate::snapshot::counts::Count;
 use crate::snapshot::{Evidence, Verdict};
@@ -68,6 +69,21 @@ pub fn sampled(profile: &Profile) -> Option<String> {
     let Sampling { sample_bytes } = profile.sampling?;
     let rate = human::round_bytes(sample_bytes);
     Some(format!("one allocation per {rate}"))
+}
+
+/// What the recording has cost.
+pub fn overhead(profile: &Profile) -> Option<String> {
+    let Overhead {
+        percent, cpu_ns, ..
+    } = profile.overhead?;
+    let percent = match percent {
+        0 => "less than 1".to_owned(),
+        percent => percent.to_string(),
+    };
+    let cpu = human::duration(cpu_ns);
+    Some(format!(
+        "overhead {percent} % of its {cpu} of CPU time (estimated)"
+    ))
 }
 
 /// The interval of live bytes, after their estimate: ` (1.5 to 2.0 MiB)`.

@@ -11,6 +11,7 @@ pub use profile::{Header, profile};
 
 use serde::Serialize;
 
+use crate::overhead::Overhead;
 use crate::sampling::Interval;
 use crate::snapshot::{Evidence, Totals};
 use crate::target::{AllocatorInfo, TargetInfo};
@@ -89,6 +90,9 @@ pub struct Profile {
     /// and bytes are estimates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// What the recording has cost the target, estimated; `None` where it could not be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<Overhead>,
     /// Sums over all stacks.
     pub totals: Totals,
     /// Where the live totals truly lie; only of a sample whose blocks were read.

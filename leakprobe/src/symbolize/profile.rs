@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Names, Profile, Sampling, Stack};
+use crate::overhead::Overhead;
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
 use crate::target::{AllocatorInfo, TargetInfo};
@@ -17,6 +18,8 @@ pub struct Header {
     pub allocator: AllocatorInfo,
     /// How the sample is taken, if it is one.
     pub sampling: Option<Sampling>,
+    /// What it has cost the target so far.
+    pub overhead: Option<Overhead>,
     /// From the first probe counting to the snapshot.
     pub duration: Duration,
     /// Counts known so far besides those of the snapshot, by name.
@@ -67,6 +70,7 @@ pub fn profile(
     let Header {
         target,
         allocator,
+        overhead,
         duration,
         mut losses,
         mut notes,
@@ -100,6 +104,7 @@ pub fn profile(
         duration_ns: duration.as_nanos() as u64,
         allocator,
         sampling,
+        overhead,
         totals: snapshot.totals,
         interval: sampling.and(snapshot.interval),
         evidence: Evidence {

@@ -19,6 +19,7 @@ use self::tables::TableErrors;
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
+use crate::overhead::{Calibration, Meter};
 use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::snapshot::counts::{
     EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
@@ -42,6 +43,7 @@ pub struct Session {
     unwinder: Unwinder,
     table_errors: TableErrors,
     names: Names,
+    meter: Meter,
     space: u64,
     began: Instant,
     attach_time: Duration,
@@ -104,11 +106,21 @@ impl Session {
         })?;
         unwinder.log_size();
         probes.describe(&process, &allocator)?;
+        let programs = probes.programs()?;
         let began = Instant::now();
         probes.record(true)?;
         if let Some(command) = command {
             command.release()?;
         }
+        let meter = Meter::start(
+            process.pid(),
+            programs,
+            Calibration {
+                way: probes.way(),
+                cost: plan::usual_cost(&points),
+            },
+            config.sample_bytes > 0,
+        );
         let mut session = Self {
             target: process.info(),
             sampling: Sampling::of(config.sample_bytes),
@@ -122,6 +134,7 @@ impl Session {
             unwinder,
             table_errors: TableErrors::default(),
             names: Names::new(config.inlines),
+            meter,
             space: 0,
             began,
             attach_time: start.elapsed(),
@@ -219,7 +232,14 @@ impl Session {
                     self.probes.spare_children(&self.process);
                     self.locate(false);
                     let totals = self.maps.totals(self.space)?.totals;
-                    progress.status(self.began.elapsed(), &totals);
+                    let overhead = self.meter.reading();
+                    progress.status(self.began.elapsed(), &totals, overhead.now);
+                    if overhead.too_much && config.guard {
+                        let why = too_much(config);
+                        progress.say(&why);
+                        self.notes.push(why);
+                        return Ok(());
+                    }
                 }
                 _ = prints.tick() => {
                     progress.clear();
@@ -318,10 +338,17 @@ impl Session {
             notes.push(format!("stacks end in `{module}`: {why}"));
         }
         self.table_errors.report(&mut losses, &mut notes);
+        let reading = self.meter.reading();
+        notes.extend(
+            reading
+                .failure
+                .map(|why| format!("what the recording costs is not known: {why}")),
+        );
         Header {
             target: self.target.clone(),
             allocator: self.allocator.info(),
             sampling: self.sampling,
+            overhead: reading.overall,
             duration: self.began.elapsed(),
             losses,
             notes,
@@ -358,11 +385,13 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
+        self.meter.end();
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
+        self.meter.stop(); // of a very short recording it may still measure traps
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
         if self.searching.take().is_some() {
@@ -385,6 +414,18 @@ impl Session {
             usize::MAX,
         ))
     }
+}
+
+/// Why the guard stops, and what to do instead.
+fn too_much(config: &Config) -> String {
+    let instead = match config.sample_bytes {
+        0 => "record a sample with `--sample-bytes 512KiB`",
+        _ => "record a smaller sample with a larger `--sample-bytes`",
+    };
+    format!(
+        "recording has stopped by itself: for 10 s the probes have taken more than 80 % of the \
+         process's CPU time; {instead}, or insist with `--no-guard`"
+    )
 }
 
 /// Fails where this kernel's probes would kill the target.
