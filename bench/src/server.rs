@@ -97,8 +97,6 @@ struct Probed {
     per_second: f64,
     /// The same in the first seconds.
     first: f64,
-    /// Blocks that the report is of, per request.
-    blocks: f64,
     /// Traps per request.
     traps: f64,
     /// What leakprobe says it has cost, percent of the server's CPU time.
@@ -121,7 +119,7 @@ pub fn run(options: &Options) -> Result<Goals> {
         options.connections, options.rounds, options.seconds
     );
     println!(
-        "{:8} {:8} {:>9} {:>8}   {:>6} {:>15} {:>14}   {:>14} {:>13} {:>11}",
+        "{:8} {:8} {:>9} {:>8}   {:>6} {:>15} {:>14}   {:>13} {:>11}",
         "request",
         "mode",
         "unprobed",
@@ -129,7 +127,6 @@ pub fn run(options: &Options) -> Result<Goals> {
         "kept",
         "(lowest - most)",
         "first seconds",
-        "blocks/request",
         "traps/request",
         "overhead, %",
     );
@@ -158,12 +155,11 @@ pub fn run(options: &Options) -> Result<Goals> {
                 |figure: &dyn Fn(&Probed) -> f64| row.iter().map(figure).collect::<Vec<_>>();
             let (kept, range) = ratio(column(&|it| it.per_second / it.unprobed));
             println!(
-                "{request:8} {:8} {:>9.0} {:>8.0}   {kept:>6.3} {range:>15} {:>14.3}   {:>14.2} {:>13.2} {:>11.0}",
+                "{request:8} {:8} {:>9.0} {:>8.0}   {kept:>6.3} {range:>15} {:>14.3}   {:>13.1} {:>11.0}",
                 mode.name,
                 median(column(&|it| it.unprobed)),
                 median(column(&|it| it.per_second)),
                 median(column(&|it| it.first / it.unprobed)),
-                median(column(&|it| it.blocks)),
                 median(column(&|it| it.traps)),
                 median(column(&|it| it.overhead)),
             );
@@ -270,7 +266,6 @@ fn under_leakprobe(client: &Client<'_>, mode: &Mode, seconds: u32) -> Result<Pro
         unprobed: f64::NAN, // known after the next measurement
         per_second: load.per_second,
         first: first.per_second,
-        blocks: report.totals.allocated_count as f64 / requests,
         traps: overhead.hits as f64 / requests,
         overhead: overhead.percent as f64,
     })
