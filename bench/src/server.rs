@@ -139,17 +139,32 @@ pub fn run(options: &Options) -> Result<Goals> {
         };
         client.load(WARM_UP_SECONDS)?;
         let mut rows: Vec<Vec<Probed>> = options.modes.iter().map(|_| Vec::new()).collect();
+        let mut before = client.load(options.seconds)?.per_second;
+        let mut unprobed = vec![before];
         for _ in 0..options.rounds {
-            let mut before = client.load(options.seconds)?.per_second;
             for (mode, row) in options.modes.iter().zip(&mut rows) {
                 let mut probed = under_leakprobe(&client, mode, options.seconds)
                     .with_context(|| format!("no figure for `{}`", mode.name))?;
                 let after = client.load(options.seconds)?.per_second;
-                probed.unprobed = (before + after) / 2.0;
+                probed.unprobed = mean(before, after);
                 row.push(probed);
+                unprobed.push(after);
                 before = after;
             }
         }
+        // The same with one of the unprobed measurements in the middle: how far chance goes.
+        let (kept, range) = ratio(
+            unprobed
+                .windows(3)
+                .map(|it| it[1] / mean(it[0], it[2]))
+                .collect(),
+        );
+        println!(
+            "{request:8} {:8} {:>9.0} {:>8}   {kept:>6.3} {range:>15}",
+            "unprobed",
+            median(unprobed),
+            ""
+        );
         for (mode, row) in options.modes.iter().zip(&rows) {
             let column =
                 |figure: &dyn Fn(&Probed) -> f64| row.iter().map(figure).collect::<Vec<_>>();
@@ -170,6 +185,10 @@ pub fn run(options: &Options) -> Result<Goals> {
     let end = server.end();
     ensure!(end.success(), "the server ended with {end}");
     Ok(goals)
+}
+
+fn mean(before: f64, after: f64) -> f64 {
+    (before + after) / 2.0
 }
 
 /// Records the server for a moment: a mode that is not there ends this before anything was measured,
