@@ -1,11 +1,12 @@
 //! Whether a malloc+free pair costs more when many threads, or many processes each with its own
-//! leakprobe, are probed at once. There are more of them than processors, so a pair's CPU time counts:
+//! leakprobe, are probed at once; and beside it, whether empty probes do. There are more of them than processors, so a pair's CPU time counts:
 //! time by the clock would grow with their number, probed or not.
 
 use anyhow::{Context, Result, ensure};
 use leakprobe_tests::{Leakprobe, Victim};
 use serde::Deserialize;
 
+use crate::floor::Floor;
 use crate::goal::{Goals, median, ratio};
 use crate::pair::Measurements;
 
@@ -51,9 +52,12 @@ struct Crowd {
 /// CPU time per pair, nanoseconds.
 struct Figures {
     unprobed: f64,
-    probed: f64,
+    /// Under empty probes.
+    floor: f64,
+    leakprobe: f64,
     /// What probing costs in it, as a multiple of the same for one thread in the same round.
     ratio: f64,
+    floor_ratio: f64,
 }
 
 /// Measures, prints a table, and gives the ratios to one thread of one process.
@@ -70,14 +74,16 @@ pub fn run(options: &Options) -> Result<Goals> {
         options.seconds
     );
     println!(
-        "{:12} {:>9} {:>7} {:>9} {:>7} {:>6}   {:>15} {:>15}",
+        "{:12} {:>9} {:>7} {:>9} {:>7} {:>9}   {:>16} {:>15}   {:>12} {:>15}",
         "libc",
         "processes",
         "threads",
         "unprobed",
-        "probed",
-        "cost",
-        "cost/one thread",
+        "floor",
+        "leakprobe",
+        "its cost/one's",
+        "(lowest - most)",
+        "floor/one's",
         "(lowest - most)",
     );
     let mut goals = Goals::default();
@@ -94,12 +100,19 @@ pub fn run(options: &Options) -> Result<Goals> {
             let mut one = None;
             for (crowd, row) in crowds.iter_mut().zip(&mut rows) {
                 let unprobed = crowd.measure()?.cpu_ns_per_pair;
-                let probed = crowd.under_leakprobe()?;
-                let cost = probed - unprobed;
+                let place = |victim: &Victim| Floor::place(victim.pid());
+                let probes: Vec<_> = crowd.victims.iter().map(place).collect::<Result<_>>()?;
+                let floor = crowd.measure()?.cpu_ns_per_pair;
+                drop(probes);
+                let leakprobe = crowd.under_leakprobe()?;
+                let costs = (leakprobe - unprobed, floor - unprobed);
+                let (one, floor_of_one) = *one.get_or_insert(costs);
                 row.push(Figures {
                     unprobed,
-                    probed,
-                    ratio: cost / *one.get_or_insert(cost),
+                    floor,
+                    leakprobe,
+                    ratio: costs.0 / one,
+                    floor_ratio: costs.1 / floor_of_one,
                 });
             }
         }
@@ -108,15 +121,16 @@ pub fn run(options: &Options) -> Result<Goals> {
                 |figure: &dyn Fn(&Figures) -> f64| row.iter().map(figure).collect::<Vec<_>>();
             let (processes, threads) = (crowd.victims.len(), crowd.threads);
             let (more, range) = ratio(column(&|it| it.ratio));
+            let (floor, floor_range) = ratio(column(&|it| it.floor_ratio));
             println!(
-                "{libc:12} {processes:>9} {threads:>7} {:>9.1} {:>7.0} {:>6.0}   {more:>15.2} {range:>15}",
+                "{libc:12} {processes:>9} {threads:>7} {:>9.1} {:>7.0} {:>9.0}   {more:>16.2} {range:>15}   {floor:>12.2} {floor_range:>15}",
                 median(column(&|it| it.unprobed)),
-                median(column(&|it| it.probed)),
-                median(column(&|it| it.probed - it.unprobed)),
+                median(column(&|it| it.floor)),
+                median(column(&|it| it.leakprobe)),
             );
             if processes > 1 || threads > 1 {
                 let what = format!("{libc}, processes: {processes}, threads: {threads}:");
-                goals.at_most(format!("cost/one thread, {what}"), more, GOAL, "");
+                goals.at_most(format!("cost/one thread's, {what}"), more, GOAL, "");
             }
             crowd.victims.into_iter().for_each(Victim::end_well);
         }
