@@ -14,6 +14,7 @@ mod report;
 mod scale;
 mod server;
 mod unwind;
+mod wrk;
 
 use std::process::ExitCode;
 

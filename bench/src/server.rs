@@ -4,14 +4,14 @@
 //!
 //! Modes are rows of a table. One whose options this leakprobe does not know is an error, never left out.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use leakprobe_tests::Leakprobe;
-use leakprobe_tests::node::{Target, output, script};
+use leakprobe_tests::node::{Target, script};
 
 use crate::goal::{Goals, median, ratio};
+use crate::wrk::{Client, Load};
 
 /// A way to record.
 struct Mode {
@@ -84,22 +84,27 @@ fn mode(name: &str) -> Result<&'static Mode> {
     found.with_context(|| format!("there is no mode `{name}`"))
 }
 
-/// What wrk has counted.
-struct Load {
-    requests: f64,
-    per_second: f64,
-}
-
 /// One measurement under leakprobe.
 struct Probed {
-    /// Requests per second without it: the mean of before and after.
-    unprobed: f64,
-    per_second: f64,
-    /// The same in the first seconds.
+    load: Load,
+    /// Requests per second of the first seconds.
     first: f64,
     /// Traps per request.
     traps: f64,
     /// What leakprobe says it has cost, percent of the server's CPU time.
+    overhead: f64,
+}
+
+/// One measurement under leakprobe, relative to those without it before and after.
+struct Figures {
+    unprobed: f64,
+    probed: f64,
+    kept: f64,
+    /// In the first seconds.
+    kept_first: f64,
+    /// The server's CPU time per request.
+    cpu: f64,
+    traps: f64,
     overhead: f64,
 }
 
@@ -119,7 +124,7 @@ pub fn run(options: &Options) -> Result<Goals> {
         options.connections, options.rounds, options.seconds
     );
     println!(
-        "{:8} {:8} {:>9} {:>8}   {:>6} {:>15} {:>14}   {:>13} {:>11}",
+        "{:8} {:8} {:>9} {:>8}   {:>6} {:>15} {:>14}   {:>13} {:>15} {:>13}",
         "request",
         "mode",
         "unprobed",
@@ -127,8 +132,9 @@ pub fn run(options: &Options) -> Result<Goals> {
         "kept",
         "(lowest - most)",
         "first seconds",
+        "CPU/unprobed",
         "traps/request",
-        "overhead, %",
+        "estimated, %",
     );
     let mut goals = Goals::default();
     for request in &options.requests {
@@ -138,43 +144,40 @@ pub fn run(options: &Options) -> Result<Goals> {
             connections: options.connections,
         };
         client.load(WARM_UP_SECONDS)?;
-        let mut rows: Vec<Vec<Probed>> = options.modes.iter().map(|_| Vec::new()).collect();
-        let mut before = client.load(options.seconds)?.per_second;
-        let mut unprobed = vec![before];
+        let mut unprobed = vec![client.load(options.seconds)?];
+        let mut rows: Vec<Vec<Figures>> = options.modes.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.rounds {
             for (mode, row) in options.modes.iter().zip(&mut rows) {
-                let mut probed = under_leakprobe(&client, mode, options.seconds)
+                let probed = under_leakprobe(&client, mode, options.seconds)
                     .with_context(|| format!("no figure for `{}`", mode.name))?;
-                let after = client.load(options.seconds)?.per_second;
-                probed.unprobed = mean(before, after);
-                row.push(probed);
+                let after = client.load(options.seconds)?;
+                row.push(Figures::new(&unprobed[unprobed.len() - 1], &probed, &after));
                 unprobed.push(after);
-                before = after;
             }
         }
         // The same with one of the unprobed measurements in the middle: how far chance goes.
-        let (kept, range) = ratio(
-            unprobed
-                .windows(3)
-                .map(|it| it[1] / mean(it[0], it[2]))
-                .collect(),
-        );
+        let chance = unprobed.windows(3).map(|it| {
+            let around = it[0].per_second + it[2].per_second;
+            it[1].per_second * 2.0 / around
+        });
+        let (kept, range) = ratio(chance.collect());
         println!(
             "{request:8} {:8} {:>9.0} {:>8}   {kept:>6.3} {range:>15}",
             "unprobed",
-            median(unprobed),
+            median(unprobed.iter().map(|it| it.per_second).collect()),
             ""
         );
         for (mode, row) in options.modes.iter().zip(&rows) {
             let column =
-                |figure: &dyn Fn(&Probed) -> f64| row.iter().map(figure).collect::<Vec<_>>();
-            let (kept, range) = ratio(column(&|it| it.per_second / it.unprobed));
+                |figure: &dyn Fn(&Figures) -> f64| row.iter().map(figure).collect::<Vec<_>>();
+            let (kept, range) = ratio(column(&|it| it.kept));
             println!(
-                "{request:8} {:8} {:>9.0} {:>8.0}   {kept:>6.3} {range:>15} {:>14.3}   {:>13.1} {:>11.0}",
+                "{request:8} {:8} {:>9.0} {:>8.0}   {kept:>6.3} {range:>15} {:>14.3}   {:>13.2} {:>15.1} {:>13.0}",
                 mode.name,
                 median(column(&|it| it.unprobed)),
-                median(column(&|it| it.per_second)),
-                median(column(&|it| it.first / it.unprobed)),
+                median(column(&|it| it.probed)),
+                median(column(&|it| it.kept_first)),
+                median(column(&|it| it.cpu)),
                 median(column(&|it| it.traps)),
                 median(column(&|it| it.overhead)),
             );
@@ -187,8 +190,20 @@ pub fn run(options: &Options) -> Result<Goals> {
     Ok(goals)
 }
 
-fn mean(before: f64, after: f64) -> f64 {
-    (before + after) / 2.0
+impl Figures {
+    fn new(before: &Load, probed: &Probed, after: &Load) -> Self {
+        let mean = |figure: fn(&Load) -> f64| (figure(before) + figure(after)) / 2.0;
+        let unprobed = mean(|load| load.per_second);
+        Self {
+            unprobed,
+            probed: probed.load.per_second,
+            kept: probed.load.per_second / unprobed,
+            kept_first: probed.first / unprobed,
+            cpu: probed.load.cpu_us / mean(|load| load.cpu_us),
+            traps: probed.traps,
+            overhead: probed.overhead,
+        }
+    }
 }
 
 /// Records the server for a moment: a mode that is not there ends this before anything was measured,
@@ -210,54 +225,6 @@ fn try_out(server: u32, mode: &Mode) -> Result<()> {
         outcome.stderr
     );
     Ok(())
-}
-
-/// Who asks, and for what.
-struct Client<'a> {
-    server: u32,
-    request: &'a str,
-    connections: u32,
-}
-
-impl Client<'_> {
-    /// Lets wrk ask for some seconds, on the loopback of the server's own network namespace.
-    ///
-    /// # Errors
-    ///
-    /// If wrk cannot be run, or any answer was not the one wanted.
-    fn load(&self, seconds: u32) -> Result<Load> {
-        let said = output(
-            Command::new("nsenter")
-                .arg(format!("--net=/proc/{}/ns/net", self.server))
-                .args(["wrk", "--threads", "1"])
-                .arg(format!("--connections={}", self.connections))
-                .arg(format!("--duration={seconds}s"))
-                .arg(format!("http://127.0.0.1:8080/{}", self.request)),
-        )
-        .map_err(|error| anyhow::anyhow!("failed to load the server: {error}"))?;
-        let load = parse(&said);
-        load.with_context(|| format!("wrk was not content with the server: {said}"))
-    }
-}
-
-/// What wrk has counted, unless it complains of errors.
-fn parse(said: &str) -> Option<Load> {
-    if said.contains("Socket errors") || said.contains("Non-2xx") {
-        return None;
-    }
-    let mut words = said.lines().map(str::split_whitespace);
-    let requests = words.clone().find_map(|mut line| {
-        let number = line.next()?;
-        (line.next()? == "requests").then_some(number)
-    });
-    let per_second = words.find_map(|mut line| {
-        let is_it = line.next()? == "Requests/sec:";
-        is_it.then(|| line.next())?
-    });
-    Some(Load {
-        requests: requests?.parse().ok()?,
-        per_second: per_second?.parse().ok()?,
-    })
 }
 
 /// Requests per second while leakprobe records the server.
@@ -282,38 +249,9 @@ fn under_leakprobe(client: &Client<'_>, mode: &Mode, seconds: u32) -> Result<Pro
     let requests = first.requests + load.requests;
     let overhead = report.overhead.context("no overhead was measured")?;
     Ok(Probed {
-        unprobed: f64::NAN, // known after the next measurement
-        per_second: load.per_second,
         first: first.per_second,
         traps: overhead.hits as f64 / requests,
         overhead: overhead.percent as f64,
+        load,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SAID: &str = "Running 4s test @ http://127.0.0.1:8080/small
-  1 threads and 32 connections
-  Thread Stats   Avg      Stdev     Max   +/- Stdev
-    Latency     3.08ms    8.78ms 172.79ms   97.51%
-    Req/Sec    16.46k     7.85k   37.40k    65.00%
-  65468 requests in 4.00s, 11.54MB read
-Requests/sec:  16349.89
-Transfer/sec:      2.88MB";
-
-    #[test]
-    fn the_count_of_wrk_is_read() {
-        let load = parse(SAID).unwrap();
-        assert_eq!((load.requests, load.per_second), (65468.0, 16349.89));
-        assert!(parse("Requests/sec:  16349.89").is_none());
-    }
-
-    #[test]
-    fn failed_requests_are_no_figure() {
-        let errors = "  Socket errors: connect 0, read 1, write 0, timeout 0\n";
-        assert!(parse(&format!("{errors}{SAID}")).is_none());
-        assert!(parse(&format!("{SAID}\n  Non-2xx or 3xx responses: 7\n")).is_none());
-    }
 }
