@@ -134,11 +134,14 @@ pub enum Control {
     /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
     /// two [`CodeMappings`] is in use. Written by the user side.
     Tables = 5,
+    /// The part of the target's work during which the probes are in place, in 2^-32, if they are
+    /// taken away now and then; else 0. Written by the user side.
+    Duty = 6,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 6;
+    pub const ALL: usize = 7;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

@@ -307,21 +307,22 @@ fn signal(thread: &mut Thread) -> c_long {
 pub fn walk(start: Start, until: u64, thread: &mut Thread) {
     let tables = unwind::tables();
     let trail = thread.walk.trail ^ (until == 0) as u64;
+    let none = opaque(0); // or LLVM calls a function to clear what lies side by side
     thread.walk = Walk {
         address: start.ip.wrapping_sub(1),
         sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
         fp: start.fp,
-        hash: 0,
-        check: 0,
-        len: 0,
+        hash: none,
+        check: none,
+        len: none,
         end: StackEnd::DepthLimit as u64,
         until,
-        met: 0,
+        met: none,
         tables,
         trail,
-        at: 0,
-        following: 0,
-        window: 0,
+        at: none,
+        following: none,
+        window: none,
     };
     if until == 0 {
         let last = thread.trail(trail ^ 1);

@@ -66,6 +66,8 @@ pub struct Config {
     pub max_live: u32,
     /// One block is recorded in about so many bytes, at most 1 GiB; 0 records every block.
     pub sample_bytes: u64,
+    /// What recording may take of the target's CPU time, in hundredths of a percent, 10 to 9000.
+    pub max_overhead: Option<u32>,
     /// Whether to stop by itself when the probes take nearly all of the target's time.
     pub guard: bool,
     /// Format of the report on stdout.
@@ -196,6 +198,7 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         max_size,
         max_live: args.max_live,
         sample_bytes: args.sample_bytes,
+        max_overhead: args.max_overhead,
         guard: !args.no_guard,
         stdout_format: args.format,
         quiet: args.quiet,

@@ -49,6 +49,7 @@ fn a_pid_alone_gives_the_defaults() {
         max_size: u64::MAX,
         max_live: 4_194_304,
         sample_bytes: 0,
+        max_overhead: None,
         guard: true,
         stdout_format: StdoutFormat::Text,
         quiet: false,
@@ -64,7 +65,7 @@ fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
          --debug-dir /a --debug-dir b --no-inlines \
-         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --no-guard --format json -v --color never \
+         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --max-overhead 2.5% --no-guard --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
     let output = |path: &str, format| Output {
@@ -95,6 +96,7 @@ fn every_option_arrives() {
         max_size: 10_000_000,
         max_live: 1000,
         sample_bytes: 524_288,
+        max_overhead: Some(250),
         guard: false,
         stdout_format: StdoutFormat::Json,
         quiet: false,

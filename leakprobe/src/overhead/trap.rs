@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -53,6 +54,18 @@ fn function(cost: SiteCost) -> extern "C" fn() {
         SiteCost::Emulated => emulated,
         SiteCost::SingleStepped => stepped,
     }
+}
+
+/// Measures in a thread of its own, and waits for the outcome.
+///
+/// # Errors
+///
+/// If an empty probe cannot be placed in a child.
+pub fn price(what: Calibration) -> Result<Traps> {
+    let (send, price) = channel();
+    thread::spawn(move || calibrate(what, &send));
+    let price = price.recv();
+    price.context("the thread that measures traps panicked")?
 }
 
 /// Measures, and sends the outcome before the probes are taken away, which takes the kernel 100 ms.

@@ -10,13 +10,13 @@ use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::maps::{Array, Map, MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::{Chances, Control};
 
 use super::children::Children;
-use super::links::{Link, Linker, Runs};
+use super::links::{Link, Linker, Program};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
 use super::version::Version;
@@ -40,6 +40,8 @@ pub struct Limits {
     pub max_size: u64,
     /// One block is recorded in about so many bytes; 0 records every block.
     pub sample_bytes: u64,
+    /// Whether that may change ([`Probes::set_sample`]).
+    pub changing: bool,
 }
 
 /// The loaded programs and their links.
@@ -83,7 +85,11 @@ impl Probes {
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
-            .override_global("SAMPLING", &u64::from(limits.sample_bytes > 0), true)
+            .override_global(
+                "SAMPLING",
+                &u64::from(limits.sample_bytes > 0 || limits.changing),
+                true,
+            )
             .override_global("TARGET_PID", &pid, true)
             .override_global("PID_NS_DEVICE", &device, true)
             .override_global("PID_NS_INODE", &inode, true)
@@ -91,13 +97,7 @@ impl Probes {
             .load(OBJECT)
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
-        // Not taken out: the programs that are loaded later need its descriptor open.
-        let chances = ebpf
-            .map_mut("CHANCES")
-            .context("the BPF object has no map CHANCES")?;
-        Array::<_, Chances>::try_from(chances)?
-            .set(0, *sampling::chances(limits.sample_bytes), 0)
-            .context("failed to write the table of probabilities")?;
+        draw_by(&mut ebpf, limits.sample_bytes)?;
         let linker = Linker::new(way::choose()?.way, OBJECT, &ebpf)?;
         let control = ebpf
             .take_map("CONTROL")
@@ -193,6 +193,24 @@ impl Probes {
         Ok(())
     }
 
+    /// Changes the sample: one block in about so many bytes is recorded from now on; 0 records all.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_sample(&mut self, bytes: u64) -> Result<()> {
+        draw_by(&mut self.ebpf, bytes)
+    }
+
+    /// Tells the programs for which part of the target's work they are in place, in 2^-32; 0: all.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_duty(&mut self, duty: u64) -> Result<()> {
+        self.set(Control::Duty, duty)
+    }
+
     fn set(&mut self, which: Control, value: u64) -> Result<()> {
         self.control
             .set(which as u32, value, 0)
@@ -210,6 +228,17 @@ impl Probes {
             &mut self.ebpf,
             control.context("failed to duplicate a descriptor")?,
         )
+    }
+
+    /// Calls by number of the function, [`leakprobe_common::Calls`] by CPU; can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// If they were taken before.
+    pub fn calls(&mut self) -> Result<PerCpuArray<MapData, [u64; 2]>> {
+        let map = self.ebpf.take_map("CALLS");
+        let map = map.context("the BPF object has no map CALLS")?;
+        Ok(PerCpuArray::try_from(map)?)
     }
 
     /// The ring buffer of events; can be taken once.
@@ -235,7 +264,7 @@ impl Probes {
     /// # Errors
     ///
     /// If one is not loaded, or a descriptor cannot be duplicated.
-    pub fn programs(&mut self) -> Result<Vec<(Runs, OwnedFd)>> {
+    pub fn programs(&mut self) -> Result<Vec<(Program, OwnedFd)>> {
         self.linker.programs(&mut self.ebpf)
     }
 
@@ -281,6 +310,19 @@ impl Probes {
             .push(std::thread::spawn(move || drop(placed)));
     }
 
+    /// Removes what is in place soon: each link in a thread of its own, as the kernel takes its time for
+    /// each.
+    pub fn detach_at_once(&mut self) {
+        for link in self.take() {
+            self.detach_in_background(vec![link]);
+        }
+    }
+
+    /// Whether everything that was to be removed is.
+    pub fn is_detached(&self) -> bool {
+        self.detaching.iter().all(JoinHandle::is_finished)
+    }
+
     /// Removes the probes from children that the process has forked, if there are new ones; to be
     /// asked now and then.
     pub fn spare_children(&mut self, process: &Process) {
@@ -306,6 +348,17 @@ impl Drop for Probes {
     fn drop(&mut self) {
         self.wait_for_detach();
     }
+}
+
+/// Sets the table by which the programs draw.
+fn draw_by(ebpf: &mut Ebpf, sample_bytes: u64) -> Result<()> {
+    // Not taken out: the programs that are loaded later need its descriptor open.
+    let chances = ebpf
+        .map_mut("CHANCES")
+        .context("the BPF object has no map CHANCES")?;
+    Array::<_, Chances>::try_from(chances)?
+        .set(0, *sampling::chances(sample_bytes), 0)
+        .context("failed to write the table of probabilities")
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -83,7 +83,7 @@ mod tests {
             &mut names,
         );
         keys(
-            &serde_json::to_value(sample::sampled()).unwrap(),
+            &serde_json::to_value(sample::governed()).unwrap(),
             &mut names,
         );
         names.extend(Count::all().map(|count| count.name.to_string()));

@@ -70,7 +70,14 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
     meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
 };
 
-const OF_THE_USER_SIDE: [Count; 8] = [
+/// The probes were taken away to keep the overhead within its budget.
+pub const PROBES_AWAY: Count = Count {
+    name: "probes_away",
+    is_loss: true,
+    meaning: "times the probes were taken away to keep the budget: what was freed meanwhile is not known",
+};
+
+const OF_THE_USER_SIDE: [Count; 9] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     MODULES_NOT_UNWOUND,
@@ -79,6 +86,7 @@ const OF_THE_USER_SIDE: [Count; 8] = [
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,
     OPERATORS_NOT_PROBED,
+    PROBES_AWAY,
 ];
 
 impl From<Counter> for Count {

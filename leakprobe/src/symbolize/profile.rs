@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Names, Profile, Sampling, Stack};
+use super::{Budget, Names, Profile, Sampling, Stack};
 use crate::overhead::Overhead;
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
@@ -20,6 +20,8 @@ pub struct Header {
     pub sampling: Option<Sampling>,
     /// What it has cost the target so far.
     pub overhead: Option<Overhead>,
+    /// What that was allowed to be.
+    pub budget: Option<Budget>,
     /// From the first probe counting to the snapshot.
     pub duration: Duration,
     /// Counts known so far besides those of the snapshot, by name.
@@ -46,6 +48,7 @@ pub fn profile(
     );
 
     let sampling = header.sampling;
+    let was_away = header.budget.as_ref().is_some_and(|it| it.windows > 0);
     let mut without_frames = 0;
     let shown = shown
         .iter()
@@ -55,6 +58,7 @@ pub fn profile(
             Stack {
                 totals: stack.totals,
                 interval: sampling.and(stack.interval),
+                unconfirmed: was_away.then_some(stack.unconfirmed),
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
                 end: trace.and_then(|trace| trace.end.name()),
@@ -71,6 +75,7 @@ pub fn profile(
         target,
         allocator,
         overhead,
+        budget,
         duration,
         mut losses,
         mut notes,
@@ -105,7 +110,9 @@ pub fn profile(
         allocator,
         sampling,
         overhead,
+        budget,
         totals: snapshot.totals,
+        unconfirmed: was_away.then_some(snapshot.unconfirmed),
         interval: sampling.and(snapshot.interval),
         evidence: Evidence {
             verdict,

@@ -46,6 +46,14 @@ impl Session {
         );
         progress.say(&note);
         self.notes.push(note);
+        if let Some(governed) = &mut self.governed {
+            if governed.is_away() {
+                // They are placed anew, wherever the new program's allocator is.
+                self.probes.set_duty(0)?;
+                self.probes.record(true)?;
+            }
+            governed.start_over();
+        }
         self.searching = Some(Search {
             since: Instant::now(),
             by_main_thread,
@@ -81,7 +89,8 @@ impl Session {
         self.searching = None;
         self.stacks.refresh(self.process.pid());
         self.update_tables();
-        if by_main_thread && allocator.identity() == self.allocator.identity() {
+        let in_place = self.probes.placed() > 0;
+        if by_main_thread && in_place && allocator.identity() == self.allocator.identity() {
             // The same file: the probes are in place already.
             progress.say(&self.goes_on());
             return Ok(());
@@ -112,7 +121,7 @@ impl Session {
         );
         progress.say(&note);
         self.notes.push(note);
-        (self.allocator, self.points) = (allocator, points.len());
+        (self.allocator, self.points) = (allocator, points);
         self.note_others();
         progress.say(&self.goes_on());
         Ok(())

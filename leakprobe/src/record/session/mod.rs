@@ -1,5 +1,6 @@
 //! One recording: from the attach to the final profile.
 
+mod budget;
 mod exec;
 mod tables;
 
@@ -9,22 +10,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{MapData, RingBuf};
+use aya::sys::{Stats, enable_stats};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use self::budget::Governed;
 use self::exec::{SEARCH, Search};
 use self::tables::TableErrors;
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
-use crate::overhead::{Calibration, Meter};
+use crate::overhead::{self, Calibration, Gauge, Meter};
+use crate::probe::plan::Point;
 use crate::probe::{Limits, Probes, danger, functions, plan};
 use crate::snapshot::counts::{
     EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
 };
-use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
+use crate::snapshot::{Ages, Event, Maps, REFRESH, Stacks, now};
 use crate::symbolize::{Header, Names, Profile, Sampling, profile};
 use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
@@ -35,7 +39,7 @@ pub struct Session {
     target: TargetInfo,
     allocator: Allocator,
     sampling: Option<Sampling>,
-    points: usize,
+    points: Vec<Point>,
     probes: Probes,
     events: AsyncFd<RingBuf<MapData>>,
     maps: Maps,
@@ -43,7 +47,9 @@ pub struct Session {
     unwinder: Unwinder,
     table_errors: TableErrors,
     names: Names,
-    meter: Meter,
+    /// With a budget it measures instead of the meter.
+    governed: Option<Governed>,
+    meter: Option<Meter>,
     space: u64,
     began: Instant,
     attach_time: Duration,
@@ -87,6 +93,7 @@ impl Session {
             min_size: config.min_size,
             max_size: config.max_size,
             sample_bytes: config.sample_bytes,
+            changing: config.max_overhead.is_some(),
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
@@ -106,25 +113,28 @@ impl Session {
         })?;
         unwinder.log_size();
         probes.describe(&process, &allocator)?;
-        let programs = probes.programs()?;
+        let gauge = Gauge::new(process.pid(), probes.programs()?, probes.calls()?);
+        let calibration = Calibration {
+            way: probes.way(),
+            cost: plan::usual_cost(&points),
+        };
+        let (mut governed, meter) = match config.max_overhead {
+            Some(budget) => (Some(govern(budget, config, gauge, calibration)?), None),
+            None => (None, Some((gauge, calibration))),
+        };
         let began = Instant::now();
+        if let Some(governed) = &mut governed {
+            governed.begin()?;
+        }
         probes.record(true)?;
         if let Some(command) = command {
             command.release()?;
         }
-        let meter = Meter::start(
-            process.pid(),
-            programs,
-            Calibration {
-                way: probes.way(),
-                cost: plan::usual_cost(&points),
-            },
-            config.sample_bytes > 0,
-        );
+        let meter = meter.map(|(gauge, calibration)| Meter::start(gauge, calibration));
         let mut session = Self {
             target: process.info(),
             sampling: Sampling::of(config.sample_bytes),
-            points: points.len(),
+            points,
             process,
             allocator,
             probes,
@@ -134,6 +144,7 @@ impl Session {
             unwinder,
             table_errors: TableErrors::default(),
             names: Names::new(config.inlines),
+            governed,
             meter,
             space: 0,
             began,
@@ -167,7 +178,7 @@ impl Session {
 
     /// Functions that are probed.
     pub fn functions(&self) -> usize {
-        self.points
+        self.points.len()
     }
 
     /// How long attaching took.
@@ -206,6 +217,14 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let look = async {
+                match &self.governed {
+                    Some(governed) => {
+                        tokio::time::sleep_until(governed.next_look().into()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             let refresh = async {
                 match self.stacks.waits() {
                     true => sleep(REFRESH).await,
@@ -221,6 +240,7 @@ impl Session {
                     return Ok(());
                 }
                 () = deadline => return Ok(()),
+                () = look => self.keep_budget(progress)?,
                 () = search => self.search_allocator(progress)?,
                 () = refresh => self.locate(false),
                 guard = self.events.readable() => {
@@ -232,9 +252,9 @@ impl Session {
                     self.probes.spare_children(&self.process);
                     self.locate(false);
                     let totals = self.maps.totals(self.space)?.totals;
-                    let overhead = self.meter.reading();
-                    progress.status(self.began.elapsed(), &totals, overhead.now);
-                    if overhead.too_much && config.guard {
+                    let (overhead, too_much_of_it) = self.overhead_now();
+                    progress.status(self.began.elapsed(), &totals, overhead);
+                    if too_much_of_it && config.guard {
                         let why = too_much(config);
                         progress.say(&why);
                         self.notes.push(why);
@@ -247,6 +267,18 @@ impl Session {
                     print(&profile, config)?;
                 }
             }
+        }
+    }
+
+    /// What the probes took of the last second, percent, and whether it is time to stop for it.
+    fn overhead_now(&mut self) -> (Option<u64>, bool) {
+        match (&mut self.governed, &self.meter) {
+            (Some(governed), _) => (governed.second(), false),
+            (None, Some(meter)) => {
+                let reading = meter.reading();
+                (reading.now, reading.too_much)
+            }
+            (None, None) => (None, false),
         }
     }
 
@@ -338,17 +370,20 @@ impl Session {
             notes.push(format!("stacks end in `{module}`: {why}"));
         }
         self.table_errors.report(&mut losses, &mut notes);
-        let reading = self.meter.reading();
+        let reading = self.meter.as_ref().map(Meter::reading);
+        let reading = reading.unwrap_or_default();
         notes.extend(
             reading
                 .failure
                 .map(|why| format!("what the recording costs is not known: {why}")),
         );
+        let governed = self.governed.as_ref();
         Header {
             target: self.target.clone(),
             allocator: self.allocator.info(),
-            sampling: self.sampling,
-            overhead: reading.overall,
+            sampling: governed.map_or(self.sampling, |it| it.sampling(self.sampling)),
+            overhead: governed.map_or(reading.overall, Governed::overall),
+            budget: governed.map(Governed::account),
             duration: self.began.elapsed(),
             losses,
             notes,
@@ -359,7 +394,7 @@ impl Session {
         self.locate(true);
         let mut snapshot = match min_age {
             None => self.maps.totals(self.space)?,
-            Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
+            Some(min_age) => self.maps.blocks(self.space, self.ages(min_age, now()?))?,
         };
         snapshot.unbalanced = 0; // the target runs on while the maps are read
         Ok(profile(
@@ -369,6 +404,15 @@ impl Session {
             &mut self.names,
             top,
         ))
+    }
+
+    /// Which live blocks count, as of a moment.
+    fn ages(&self, min: Duration, now: u64) -> Ages {
+        Ages {
+            now,
+            min,
+            unseen: self.governed.as_ref().and_then(Governed::unseen),
+        }
     }
 
     /// Waits until the last probe is gone. A process that ends while one of its threads removes a
@@ -385,13 +429,20 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
-        self.meter.end();
+        if let Some(meter) = &mut self.meter {
+            meter.end();
+        }
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
-        self.meter.stop(); // of a very short recording it may still measure traps
+        if let Some(meter) = &mut self.meter {
+            meter.stop(); // of a very short recording it may still measure traps
+        }
+        if let Some(governed) = &mut self.governed {
+            governed.look()?;
+        }
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
         if self.searching.take().is_some() {
@@ -405,7 +456,7 @@ impl Session {
             duration,
             ..self.header()
         };
-        let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
+        let snapshot = self.maps.blocks(self.space, self.ages(min_age, stopped))?;
         Ok(profile(
             header,
             &snapshot,
@@ -414,6 +465,25 @@ impl Session {
             usize::MAX,
         ))
     }
+}
+
+/// With a budget, the price of a trap has to be known before the first one.
+fn govern(
+    budget: u32,
+    config: &Config,
+    mut gauge: Gauge,
+    calibration: Calibration,
+) -> Result<Governed> {
+    // The statistics, which it keeps on, have a price as well.
+    let statistics = enable_stats(Stats::RunTime)
+        .context("failed to switch on the kernel's statistics of BPF programs")?;
+    gauge.set_price(overhead::price(calibration).context("no budget can be kept")?);
+    Ok(Governed::new(
+        budget,
+        config.sample_bytes,
+        gauge,
+        statistics,
+    ))
 }
 
 /// Why the guard stops, and what to do instead.
