@@ -7,7 +7,7 @@ use leakprobe_tests::{Leakprobe, Victim};
 use serde::Deserialize;
 
 use crate::floor::Floor;
-use crate::goal::{Goals, median};
+use crate::goal::{Goals, median, ratio};
 
 /// Most that leakprobe may cost, as a multiple of the floor.
 const GOAL: f64 = 2.0;
@@ -99,11 +99,10 @@ pub fn run(options: &Options) -> Result<Goals> {
             let done = measure(libc, threads, options)?;
             let column =
                 |figure: &dyn Fn(&Round) -> f64| done.iter().map(figure).collect::<Vec<_>>();
-            let (ratio, range) = ratio(column(&|round| round.leakprobe / round.floor));
-            let (sampled, sampled_range) =
-                self::ratio(column(&|round| round.sampled / round.entries));
+            let (exact, range) = ratio(column(&|round| round.leakprobe / round.floor));
+            let (sampled, sampled_range) = ratio(column(&|round| round.sampled / round.entries));
             println!(
-                "{libc:12} {threads:>7} {:>9.1} {:>7.0} {:>10.0} {:>8.0} {:>8.0} {:>9.1}   {ratio:>15.2} \
+                "{libc:12} {threads:>7} {:>9.1} {:>7.0} {:>10.0} {:>8.0} {:>8.0} {:>9.1}   {exact:>15.2} \
                  {range:>15}   {sampled:>15.2} {sampled_range:>15}",
                 median(column(&|round| round.before)),
                 median(column(&|round| round.floor)),
@@ -120,20 +119,13 @@ pub fn run(options: &Options) -> Result<Goals> {
             );
             goals.at_most(
                 format!("leakprobe/floor, {libc}, threads: {threads}:"),
-                ratio,
+                exact,
                 GOAL,
                 "",
             );
         }
     }
     Ok(goals)
-}
-
-/// The median, and from where to where they go.
-fn ratio(ratios: Vec<f64>) -> (f64, String) {
-    let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = ratios.iter().copied().fold(0.0, f64::max);
-    (median(ratios), format!("({lowest:.2} - {most:.2})"))
 }
 
 fn measure(libc: &str, threads: u32, options: &Options) -> Result<Vec<Round>> {
