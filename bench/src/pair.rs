@@ -2,6 +2,9 @@
 //! records all or a sample, and unprobed again, in one process and in rounds, so that what disturbs
 //! the machine disturbs them all alike. Ratios are taken within a round; what is printed are medians over rounds.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use leakprobe_tests::{Leakprobe, Victim};
 use serde::Deserialize;
@@ -14,6 +17,9 @@ const GOAL: f64 = 2.0;
 
 /// Most that a sample may cost, as a multiple of the floor of the entries alone.
 const SAMPLED_GOAL: f64 = 1.15;
+
+/// How long leakprobe measures the price of a trap, on the other processor, after it has attached.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// How much to measure.
 #[derive(clap::Args)]
@@ -169,6 +175,7 @@ fn measure(libc: &str, threads: u32, options: &Options) -> Result<Vec<Round>> {
 /// If it did not count every pair.
 pub fn under_leakprobe(victim: &mut Victim) -> Result<f64> {
     let leakprobe = Leakprobe::attach(victim.pid(), &["--interval", "1h"]);
+    sleep(SETTLE);
     let Measurements { ns_per_pair, pairs } = state(victim)?;
     let report = leakprobe.interrupt().report();
     // A probe that does not count costs less: such a figure would be worth nothing.
@@ -189,6 +196,7 @@ pub fn under_leakprobe(victim: &mut Victim) -> Result<f64> {
 pub fn sampled(victim: &mut Victim) -> Result<f64> {
     let options = ["--interval", "1h", "--sample-bytes", "512KiB"];
     let leakprobe = Leakprobe::attach(victim.pid(), &options);
+    sleep(SETTLE);
     let Measurements { ns_per_pair, pairs } = state(victim)?;
     let report = leakprobe.interrupt().report();
     let estimate = report.totals.allocated_count as f64;

@@ -172,7 +172,8 @@ impl Governor {
                 }
                 // Much more than the plan had for it: a window is not to go on for ever.
                 let spent = self.seen.overhead_ns as f64;
-                if done < until && spent < 2.0 * self.budget * (away + WINDOW as f64) {
+                // Nearest to the plan, which now and then is passed by half of a look.
+                if done + work / 2.0 < until && spent < 2.0 * self.budget * (away + WINDOW as f64) {
                     return Order::Keep;
                 }
                 self.away()
