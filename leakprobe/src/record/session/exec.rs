@@ -89,8 +89,10 @@ impl Session {
         self.searching = None;
         self.stacks.refresh(self.process.pid());
         self.update_tables();
+        let same = allocator.identity() == self.allocator.identity();
+        // A budget may have taken them away.
         let in_place = self.probes.placed() > 0;
-        if by_main_thread && in_place && allocator.identity() == self.allocator.identity() {
+        if by_main_thread && in_place && same {
             // The same file: the probes are in place already.
             progress.say(&self.goes_on());
             return Ok(());
@@ -114,9 +116,15 @@ impl Session {
                 return Ok(());
             }
         };
+        let why = match in_place {
+            true => format!(
+                "the new program has another allocator, `{}`",
+                escape::visible(allocator.object().path())
+            ),
+            false => "the probes were away when the new program began".to_owned(),
+        };
         let note = format!(
-            "the new program has another allocator, `{}`; its calls in the first {} ms were missed",
-            escape::visible(allocator.object().path()),
+            "{why}; its calls in the first {} ms were missed",
             since.elapsed().as_millis().max(1),
         );
         progress.say(&note);
