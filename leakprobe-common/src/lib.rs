@@ -2,10 +2,12 @@
 //! counter ids. Plain `repr(C)` data without padding and without logic.
 #![no_std]
 
+mod growth;
 mod sampling;
 mod signature;
 mod unwind;
 
+pub use growth::*;
 pub use sampling::*;
 pub use signature::*;
 pub use unwind::*;
@@ -18,7 +20,7 @@ pub const MAX_FRAMES: usize = 127;
 /// handler interrupted the one below and allocates itself.
 pub const MAX_NESTED_CALLS: usize = 4;
 
-/// Key of a live block.
+/// Key of a live block; in growth mode of a page.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockKey {
@@ -134,11 +136,14 @@ pub enum Control {
     /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
     /// two [`CodeMappings`] is in use. Written by the user side.
     Tables = 5,
+    /// In growth mode: where the target's heap ends, 0 while unknown. Set by the user side at the
+    /// attach, and followed by the kernel side.
+    Break = 6,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 6;
+    pub const ALL: usize = 7;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.
@@ -226,4 +231,7 @@ counters! {
     /// Two stacks have the same id.
     StackCollisions = 17, "stack_collisions", true,
         "allocations not recorded because another stack has the same id";
+    /// The map of mapped ranges was full.
+    RangesFull = 18, "ranges_full", true,
+        "mappings not recorded because the map of mappings was full";
 }
