@@ -142,6 +142,7 @@ fn load() -> Result<usize> {
         min_size: 0,
         max_size: u64::MAX,
         sample_bytes: 0,
+        pages: None,
     };
     Probes::load(&process, limits, false)?.load_all()
 }

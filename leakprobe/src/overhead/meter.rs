@@ -47,12 +47,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Measures what `programs` take of process `pid`. A `sample` takes few of the returns of
+    /// Measures what `programs` take of process `pid`. Without a `calibration` nothing but the programs
+    /// costs anything. A `sample` takes few of the returns of
     /// programs that run at both ends of a call.
     pub fn start(
         pid: u32,
         programs: Vec<(Runs, OwnedFd)>,
-        calibration: Calibration,
+        calibration: Option<Calibration>,
         sample: bool,
     ) -> Self {
         let reading = Arc::new(Mutex::new(Reading::default()));
@@ -69,7 +70,7 @@ impl Meter {
             reading: Arc::clone(&reading),
         };
         let thread = thread::spawn(move || {
-            if let Err(error) = work.run(&calibration, &stopped) {
+            if let Err(error) = work.run(calibration, &stopped) {
                 log::debug!("overhead: {error:#}");
                 lock(&work.reading).failure = Some(format!("{error:#}"));
             }
@@ -120,11 +121,13 @@ struct Work {
 }
 
 impl Work {
-    fn run(&mut self, calibration: &Calibration, stopped: &Receiver<()>) -> Result<()> {
+    fn run(&mut self, calibration: Option<Calibration>, stopped: &Receiver<()>) -> Result<()> {
         let (send, traps) = channel();
-        let calibration = *calibration;
-        // Its end, which removes the probes from the child, is not waited for.
-        thread::spawn(move || trap::calibrate(calibration, &send));
+        match calibration {
+            None => self.traps = Some(Traps::default()),
+            // Its end, which removes the probes from the child, is not waited for.
+            Some(calibration) => drop(thread::spawn(move || trap::calibrate(calibration, &send))),
+        }
         let start = Instant::now();
         let (mut period, mut over) = (0u32, false);
         while !over {

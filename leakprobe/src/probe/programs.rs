@@ -16,6 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::{Chances, Control};
 
 use super::children::Children;
+use super::growth::{self, Pages};
 use super::links::{Link, Linker, Runs};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
@@ -40,6 +41,8 @@ pub struct Limits {
     pub max_size: u64,
     /// One block is recorded in about so many bytes; 0 records every block.
     pub sample_bytes: u64,
+    /// In growth mode: of the pages.
+    pub pages: Option<Pages>,
 }
 
 /// The loaded programs and their links.
@@ -51,6 +54,7 @@ pub struct Probes {
     links: Vec<Link>,
     children: Children,
     detaching: Vec<JoinHandle<()>>,
+    is_growth: bool,
 }
 
 /// Programs, and the tracepoints they are attached to.
@@ -79,11 +83,18 @@ impl Probes {
         let inode = namespace.ino();
         let pid = process.pid();
         let log_level = if verbose { LOG_DEBUG } else { 0 };
+        let pages = limits.pages.unwrap_or_default();
+        let (vm_file, vm_flags) = pages.mapping.unwrap_or_default();
+        let sampling = limits.sample_bytes > 0 || pages.shift > 0;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
-            .override_global("SAMPLING", &u64::from(limits.sample_bytes > 0), true)
+            .override_global("SAMPLING", &u64::from(sampling), true)
+            .override_global("PAGES_SHIFT", &pages.shift, true)
+            .override_global("PAGES_SEED", &pages.seed, true)
+            .override_global("VM_FILE", &vm_file, true)
+            .override_global("VM_FLAGS", &vm_flags, true)
             .override_global("TARGET_PID", &pid, true)
             .override_global("PID_NS_DEVICE", &device, true)
             .override_global("PID_NS_INODE", &inode, true)
@@ -98,7 +109,11 @@ impl Probes {
         Array::<_, Chances>::try_from(chances)?
             .set(0, *sampling::chances(limits.sample_bytes), 0)
             .context("failed to write the table of probabilities")?;
-        let linker = Linker::new(way::choose()?.way, OBJECT, &ebpf)?;
+        let way = match limits.pages {
+            None => way::choose()?.way,
+            Some(_) => Way::Single, // there is nothing to place
+        };
+        let linker = Linker::new(way, OBJECT, &ebpf)?;
         let control = ebpf
             .take_map("CONTROL")
             .context("the BPF object has no map CONTROL")?;
@@ -108,7 +123,9 @@ impl Probes {
         let control_fd = data.fd().as_fd().try_clone_to_owned();
         let control_fd = control_fd.context("failed to duplicate a descriptor")?;
         let control = Array::try_from(control)?;
-        for (name, tracepoint) in TRACEPOINTS {
+        // The first is for calls in flight.
+        let skipped = usize::from(limits.pages.is_some());
+        for (name, tracepoint) in TRACEPOINTS.into_iter().skip(skipped) {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program
                 .load()
@@ -126,6 +143,7 @@ impl Probes {
             links: Vec::new(),
             children: Children::default(),
             detaching: Vec::new(),
+            is_growth: limits.pages.is_some(),
         })
     }
 
@@ -178,6 +196,15 @@ impl Probes {
     /// If the kernel refuses the map update.
     pub fn set_trampoline(&mut self, address: u64) -> Result<()> {
         self.set(Control::Trampoline, address)
+    }
+
+    /// Tells the programs where the target's heap ends.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_break(&mut self, address: u64) -> Result<()> {
+        self.set(Control::Break, address)
     }
 
     /// Tells the programs how to recognise calls that come from the allocator's own code.
@@ -236,6 +263,10 @@ impl Probes {
     ///
     /// If one is not loaded, or a descriptor cannot be duplicated.
     pub fn programs(&mut self) -> Result<Vec<(Runs, OwnedFd)>> {
+        if self.is_growth {
+            let programs = growth::programs(&mut self.ebpf)?;
+            return Ok(programs.into_iter().map(|it| (Runs::Entry, it)).collect());
+        }
         self.linker.programs(&mut self.ebpf)
     }
 

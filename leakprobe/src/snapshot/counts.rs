@@ -70,7 +70,21 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
     meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
 };
 
-const OF_THE_USER_SIDE: [Count; 8] = [
+/// Growth mode: memory that came by itself.
+pub const PAGES_WITHOUT_FAULT: Count = Count {
+    name: "pages_without_fault",
+    is_loss: true,
+    meaning: "pages that came without a fault, which no stack has (locked or populated memory, huge pages made of small ones)",
+};
+
+/// Growth mode: this kernel cannot run programs at the end of system calls.
+pub const RANGES_NOT_RECORDED: Count = Count {
+    name: "ranges_not_recorded",
+    is_loss: false,
+    meaning: "kernels that do not tell of brk and mmap (the notes say why)",
+};
+
+const OF_THE_USER_SIDE: [Count; 10] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     MODULES_NOT_UNWOUND,
@@ -79,6 +93,8 @@ const OF_THE_USER_SIDE: [Count; 8] = [
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,
     OPERATORS_NOT_PROBED,
+    PAGES_WITHOUT_FAULT,
+    RANGES_NOT_RECORDED,
 ];
 
 impl From<Counter> for Count {

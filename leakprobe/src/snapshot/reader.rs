@@ -10,7 +10,7 @@ use aya::maps::{Array, Map, MapData};
 use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
 
-use super::Totals;
+use super::{Mapped, Totals};
 use crate::bpf;
 use crate::sampling::{Estimate, Interval, whole_blocks};
 
@@ -32,6 +32,8 @@ pub struct LiveStack {
     pub ages: Option<(u64, u64)>,
     /// Where its live figures truly lie; only of a sample, and when blocks were read.
     pub interval: Option<Interval>,
+    /// In growth mode: what it has mapped.
+    pub mapped: Option<Mapped>,
 }
 
 /// The maps' contents at one moment.
@@ -47,6 +49,8 @@ pub struct Snapshot {
     pub counters: Vec<(Counter, u64)>,
     /// Blocks that are on record but not in their stack's totals, or the other way round.
     pub unbalanced: u64,
+    /// In growth mode: what is mapped.
+    pub mapped: Option<Mapped>,
 }
 
 /// Live bytes and blocks of one stack, and when its oldest and newest block were given out.
@@ -112,6 +116,7 @@ impl Maps {
                         totals,
                         ages: None,
                         interval: None,
+                        mapped: None,
                     });
                 }
             },
@@ -184,7 +189,27 @@ impl Maps {
         Ok(snapshot)
     }
 
-    fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+    /// Reads the blocks of an address space, sorted by address, and the totals of all its stacks, also of
+    /// those without a block.
+    pub(super) fn all(&self, space: u64) -> Result<(Vec<(u64, Block)>, Vec<(StackKey, StackTotals)>)> {
+        let (mut blocks, mut stacks) = (Vec::new(), Vec::new());
+        bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
+            if key.space == space {
+                blocks.push((key.address, *block));
+            }
+        })
+        .context("failed to read the map of live blocks")?;
+        bpf::for_each(self.stacks.fd().as_fd(), |key: &StackKey, totals: &StackTotals| {
+            if key.space == space {
+                stacks.push((*key, *totals));
+            }
+        })
+        .context("failed to read the map of stacks")?;
+        blocks.sort_unstable_by_key(|(address, _)| *address);
+        Ok((blocks, stacks))
+    }
+
+    pub(super) fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         Counter::ALL
             .iter()
             .map(|&counter| {
@@ -196,7 +221,7 @@ impl Maps {
 }
 
 /// Most live bytes first; the id makes the order the same every time.
-fn sort(stacks: &mut [LiveStack]) {
+pub(super) fn sort(stacks: &mut [LiveStack]) {
     stacks.sort_unstable_by_key(|stack| {
         (
             std::cmp::Reverse((stack.totals.live_bytes, stack.totals.allocated_bytes)),

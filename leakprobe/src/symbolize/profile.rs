@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Names, Profile, Sampling, Stack};
+use super::{Growth, Names, Profile, Sampling, Stack};
 use crate::overhead::Overhead;
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
@@ -14,8 +14,10 @@ use crate::target::{AllocatorInfo, TargetInfo};
 pub struct Header {
     /// The process.
     pub target: TargetInfo,
-    /// What was probed.
-    pub allocator: AllocatorInfo,
+    /// What was probed, if anything.
+    pub allocator: Option<AllocatorInfo>,
+    /// How growth was recorded, if it was.
+    pub growth: Option<Growth>,
     /// How the sample is taken, if it is one.
     pub sampling: Option<Sampling>,
     /// What it has cost the target so far.
@@ -45,7 +47,8 @@ pub fn profile(
             .flat_map(|trace| &*trace.frames),
     );
 
-    let sampling = header.sampling;
+    let is_sample = header.sampling.is_some() || header.growth.is_some_and(|it| it.sample_pages > 1);
+    let sampled = is_sample.then_some(());
     let mut without_frames = 0;
     let shown = shown
         .iter()
@@ -54,7 +57,8 @@ pub fn profile(
             without_frames += u64::from(trace.is_none());
             Stack {
                 totals: stack.totals,
-                interval: sampling.and(stack.interval),
+                interval: sampled.and(stack.interval),
+                mapped: stack.mapped,
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
                 end: trace.and_then(|trace| trace.end.name()),
@@ -70,11 +74,12 @@ pub fn profile(
     let Header {
         target,
         allocator,
+        growth,
+        sampling,
         overhead,
         duration,
         mut losses,
         mut notes,
-        ..
     } = header;
     let mut count = |count: Count, value: u64| {
         if value > 0 {
@@ -103,10 +108,11 @@ pub fn profile(
         target,
         duration_ns: duration.as_nanos() as u64,
         allocator,
+        growth,
         sampling,
         overhead,
         totals: snapshot.totals,
-        interval: sampling.and(snapshot.interval),
+        interval: sampled.and(snapshot.interval),
         evidence: Evidence {
             verdict,
             losses,

@@ -1,6 +1,8 @@
 //! One recording: from the attach to the final profile.
 
 mod exec;
+mod growth;
+mod heap;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -14,28 +16,28 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::exec::{SEARCH, Search};
+use self::exec::SEARCH;
+use self::growth::Growth;
+use self::heap::Heap;
 use self::tables::TableErrors;
 use super::command::Command;
 use super::progress::Progress;
-use crate::cli::Config;
-use crate::overhead::{Calibration, Meter};
-use crate::probe::{Limits, Probes, danger, functions, plan};
-use crate::snapshot::counts::{
-    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
-};
-use crate::snapshot::{Event, Maps, REFRESH, Stacks, now};
+use crate::cli::{Config, Mode};
+use crate::overhead::Meter;
+use crate::probe::growth::Pages;
+use crate::probe::{Limits, Probes, danger};
+use crate::snapshot::counts::{EXEC_GAP, MODULES_NOT_UNWOUND, UNREADABLE_EVENTS};
+use crate::snapshot::{Event, Maps, REFRESH, Snapshot, Stacks, Totals, now};
 use crate::symbolize::{Header, Names, Profile, Sampling, profile};
-use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
+use crate::target::{AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
 
 /// A recording that goes on.
 pub struct Session {
     process: Process,
     target: TargetInfo,
-    allocator: Allocator,
+    subject: Subject,
     sampling: Option<Sampling>,
-    points: usize,
     probes: Probes,
     events: AsyncFd<RingBuf<MapData>>,
     maps: Maps,
@@ -48,11 +50,18 @@ pub struct Session {
     began: Instant,
     attach_time: Duration,
     trampoline: Option<u64>,
-    searching: Option<Search>,
     interrupt: Signal,
     terminate: Signal,
     losses: BTreeMap<String, u64>,
     notes: Vec<String>,
+}
+
+/// What is recorded of the process.
+enum Subject {
+    /// The blocks of its allocator.
+    Heap(Box<Heap>),
+    /// The pages that it gets from the kernel.
+    Growth(Box<Growth>),
 }
 
 /// How an interval's profile is printed.
@@ -74,19 +83,18 @@ impl Session {
         let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
         let debug_files = DebugFiles::new(config.debug_dirs.clone(), config.inlines)?;
-        let names = functions::names();
         let mut command = command;
-        let allocator = match &mut command {
-            None => Allocator::find(&process, &names)?,
-            Some(command) => command.run_to_allocator(&process, &names)?,
+        let heap = match config.mode {
+            Mode::Heap => Some(Heap::find(&process, command.as_deref_mut())?),
+            Mode::Growth => None,
         };
-        refuse_danger(process.pid())?;
-        let points = plan::points(&allocator)?;
+        let pages = heap.is_none().then(|| Pages::draw(config.sample_pages));
         let limits = Limits {
             max_live: config.max_live,
             min_size: config.min_size,
             max_size: config.max_size,
             sample_bytes: config.sample_bytes,
+            pages,
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
@@ -94,39 +102,52 @@ impl Session {
         if config.verbose {
             log_from_kernel(&mut probes)?;
         }
-        let mut stacks = Stacks::new(debug_files);
+        let mut subject = match (heap, pages) {
+            (None, Some(pages)) => {
+                Subject::Growth(Box::new(Growth::load(&mut probes, &process, pages)?))
+            }
+            (heap, _) => Subject::Heap(Box::new(heap.context("there is nothing to record")?)),
+        };
+        let mut stacks = Stacks::new(debug_files, matches!(subject, Subject::Heap(_)));
         stacks.refresh(process.pid());
         let mut unwinder = Unwinder::new(probes.unwind_tables()?);
         // While the kernel verifies the programs, the tables can be made.
         std::thread::scope(|scope| {
             let tables = scope.spawn(|| unwinder.refresh(process.pid(), 0, stacks.mappings()));
-            let placed = probes.attach(&process, &allocator, &points);
+            let placed = match &mut subject {
+                Subject::Heap(heap) => probes.attach(&process, &heap.allocator, &heap.points),
+                Subject::Growth(growth) => growth.attach(&mut probes, &process),
+            };
             let made = tables.join();
             placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
         })?;
         unwinder.log_size();
-        probes.describe(&process, &allocator)?;
+        if let Subject::Heap(heap) = &subject {
+            probes.describe(&process, &heap.allocator)?;
+        }
         let programs = probes.programs()?;
         let began = Instant::now();
         probes.record(true)?;
+        if let Subject::Growth(growth) = &mut subject {
+            growth.begin(&process);
+        }
         if let Some(command) = command {
             command.release()?;
         }
         let meter = Meter::start(
             process.pid(),
             programs,
-            Calibration {
-                way: probes.way(),
-                cost: plan::usual_cost(&points),
+            match &subject {
+                Subject::Heap(heap) => Some(heap.calibration(&probes)),
+                Subject::Growth(_) => None, // the fault is the target's own
             },
             config.sample_bytes > 0,
         );
         let mut session = Self {
             target: process.info(),
             sampling: Sampling::of(config.sample_bytes),
-            points: points.len(),
             process,
-            allocator,
+            subject,
             probes,
             events,
             maps,
@@ -139,14 +160,13 @@ impl Session {
             began,
             attach_time: start.elapsed(),
             trampoline: None,
-            searching: None,
             interrupt,
             terminate,
             losses: BTreeMap::new(),
             notes: Vec::new(),
         };
         session.note_others();
-        session.note_filters(config);
+        heap::note_filters(config, &mut session.notes);
         Ok(session)
     }
 
@@ -155,19 +175,24 @@ impl Session {
         &self.target
     }
 
-    /// What is probed.
-    pub fn allocator(&self) -> AllocatorInfo {
-        self.allocator.info()
+    /// What is probed; `None` in growth mode.
+    pub fn allocator(&self) -> Option<AllocatorInfo> {
+        match &self.subject {
+            Subject::Heap(heap) => Some(heap.allocator.info()),
+            Subject::Growth(_) => None,
+        }
     }
 
-    /// Probes in place.
-    pub fn probes(&self) -> usize {
-        self.probes.placed()
-    }
-
-    /// Functions that are probed.
-    pub fn functions(&self) -> usize {
-        self.points
+    /// What was attached, in words.
+    pub fn attached(&self) -> String {
+        match &self.subject {
+            Subject::Heap(heap) => format!(
+                "{} probes on {} functions",
+                self.probes.placed(),
+                heap.points.len()
+            ),
+            Subject::Growth(growth) => format!("page faults of {} threads", growth.threads()),
+        }
     }
 
     /// How long attaching took.
@@ -201,9 +226,9 @@ impl Session {
                 }
             };
             let search = async {
-                match self.searching {
-                    Some(_) => sleep(SEARCH).await,
-                    None => std::future::pending().await,
+                match &self.subject {
+                    Subject::Heap(heap) if heap.searching.is_some() => sleep(SEARCH).await,
+                    _ => std::future::pending().await,
                 }
             };
             let refresh = async {
@@ -231,7 +256,7 @@ impl Session {
                     self.catch_up_with_tables();
                     self.probes.spare_children(&self.process);
                     self.locate(false);
-                    let totals = self.maps.totals(self.space)?.totals;
+                    let totals = self.totals_now()?;
                     let overhead = self.meter.reading();
                     progress.status(self.began.elapsed(), &totals, overhead.now);
                     if overhead.too_much && config.guard {
@@ -300,31 +325,33 @@ impl Session {
     }
 
     fn note_others(&mut self) {
-        if self.allocator.has_operator_new() {
-            self.losses.insert(OPERATORS_NOT_PROBED.name.to_owned(), 1);
-        }
-        for path in self.allocator.others() {
-            self.notes
-                .push(format!("`{path}` defines malloc too, and is not probed"));
+        if let Subject::Heap(heap) = &self.subject {
+            heap.note_others(&mut self.losses, &mut self.notes);
         }
     }
 
-    /// A reader of the report must know what was left out on request.
-    fn note_filters(&mut self, config: &Config) {
-        if config.min_size > 0 || config.max_size < u64::MAX {
-            let upper = match config.max_size {
-                u64::MAX => String::new(),
-                max => format!(" and at most {max}"),
-            };
-            self.notes.push(format!(
-                "only blocks of at least {}{upper} bytes were recorded",
-                config.min_size
-            ));
-        }
-        if let Some(min_age) = config.min_age {
-            let age = humantime::format_duration(min_age);
-            self.notes
-                .push(format!("live figures leave out blocks younger than {age}"));
+    /// Sums as of now, for the status.
+    fn totals_now(&mut self) -> Result<Totals> {
+        Ok(match &mut self.subject {
+            Subject::Heap(_) => self.maps.totals(self.space)?.totals,
+            Subject::Growth(growth) => {
+                growth
+                    .glance(&self.maps, &self.process, self.space, now()?)?
+                    .totals
+            }
+        })
+    }
+
+    /// What is there as of `now`; the final one once nothing is recorded any more.
+    fn snapshot(&mut self, min_age: Option<Duration>, now: u64, is_final: bool) -> Result<Snapshot> {
+        let space = self.space;
+        match (&mut self.subject, min_age) {
+            (Subject::Heap(_), None) => self.maps.totals(space),
+            (Subject::Heap(_), Some(min_age)) => self.maps.blocks(space, min_age, now),
+            (Subject::Growth(growth), min_age) => {
+                let age = (min_age.unwrap_or_default(), now);
+                growth.look(&self.maps, &self.process, space, is_final, age)
+            }
         }
     }
 
@@ -338,6 +365,13 @@ impl Session {
             notes.push(format!("stacks end in `{module}`: {why}"));
         }
         self.table_errors.report(&mut losses, &mut notes);
+        let growth = match &self.subject {
+            Subject::Heap(_) => None,
+            Subject::Growth(growth) => {
+                growth.note(&mut losses, &mut notes);
+                Some(growth.describe())
+            }
+        };
         let reading = self.meter.reading();
         notes.extend(
             reading
@@ -346,7 +380,8 @@ impl Session {
         );
         Header {
             target: self.target.clone(),
-            allocator: self.allocator.info(),
+            allocator: self.allocator(),
+            growth,
             sampling: self.sampling,
             overhead: reading.overall,
             duration: self.began.elapsed(),
@@ -357,10 +392,7 @@ impl Session {
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
         self.locate(true);
-        let mut snapshot = match min_age {
-            None => self.maps.totals(self.space)?,
-            Some(min_age) => self.maps.blocks(self.space, min_age, now()?)?,
-        };
+        let mut snapshot = self.snapshot(min_age, now()?, false)?;
         snapshot.unbalanced = 0; // the target runs on while the maps are read
         Ok(profile(
             self.header(),
@@ -394,18 +426,20 @@ impl Session {
         self.meter.stop(); // of a very short recording it may still measure traps
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
-        if self.searching.take().is_some() {
+        if let Subject::Heap(heap) = &mut self.subject
+            && heap.searching.take().is_some()
+        {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(
                 "the new program's allocator was not found before the recording ended".to_owned(),
             );
         }
+        let snapshot = self.snapshot(Some(min_age), stopped, true)?;
         // Only now: what was still in the ring buffer may have added losses and notes.
         let header = Header {
             duration,
             ..self.header()
         };
-        let snapshot = self.maps.blocks(self.space, min_age, stopped)?;
         Ok(profile(
             header,
             &snapshot,
