@@ -10,11 +10,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, pt_regs};
-use aya_ebpf::helpers::generated::{
-    bpf_find_vma, bpf_get_attach_cookie, bpf_get_current_task_btf, bpf_ktime_get_coarse_ns,
-    bpf_ktime_get_ns, bpf_probe_read_user, bpf_task_pt_regs,
-};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{
+    bpf_find_vma, bpf_get_attach_cookie, bpf_get_current_task_btf, bpf_ktime_get_ns,
+    bpf_probe_read_user, bpf_task_pt_regs,
+};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::{FExitContext, PerfEventContext};
@@ -129,7 +129,10 @@ fn record(address: u64, block: &Block, check: u64, thread: &mut Thread) {
     if let Some(old) = take(address) {
         freed(&old);
     }
-    if BLOCKS.insert(key(address), block, BPF_NOEXIST as u64).is_err() {
+    if BLOCKS
+        .insert(key(address), block, BPF_NOEXIST as u64)
+        .is_err()
+    {
         // Another thread faulted on the same page at the same time, and serves as well; or:
         if !crate::blocks::knows(address) {
             count(Counter::BlocksFull);
@@ -244,7 +247,7 @@ fn brought_huge_page(address: u64) -> bool {
     };
     let region = address / HUGE_BYTES;
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_coarse_ns() } >> 30 & ((1 << TIME_BITS) - 1);
+    let now = unsafe { bpf_ktime_get_ns() } >> 30 & ((1 << TIME_BITS) - 1);
     let seen = region << TIME_BITS | now;
     let index = opaque(region ^ region >> 13) & (QUIET_ENTRIES as u64 - 1);
     // SAFETY: the index is masked; an aligned word is read and written whole.

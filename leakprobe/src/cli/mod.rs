@@ -175,7 +175,10 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         (args.sample_bytes.is_some(), "--sample-bytes"),
     ];
     let (others, mode) = match args.mode {
-        Mode::Heap => (&[(args.sample_pages.is_some(), "--sample-pages")][..], "growth"),
+        Mode::Heap => (
+            &[(args.sample_pages.is_some(), "--sample-pages")][..],
+            "growth",
+        ),
         Mode::Growth => (&of_heap[..], "heap"),
     };
     if let Some(&(_, option)) = others.iter().find(|(given, _)| *given) {

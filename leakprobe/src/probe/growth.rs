@@ -75,7 +75,9 @@ impl Faults {
         const LOOKS: u32 = 100;
         allow_descriptors();
         let program = fault_program(ebpf)?;
-        let program = program.fd().context("the program of page faults is not loaded")?;
+        let program = program
+            .fd()
+            .context("the program of page faults is not loaded")?;
         let (mut events, mut known) = (Vec::new(), HashSet::new());
         for _ in 0..LOOKS {
             let new: Vec<u32> = threads(pid)?

@@ -57,11 +57,11 @@ impl<'a> Layout<'a> {
             let (name, info) = (word(records, at)?, word(records, at + 4)?);
             let (kind, count) = (info >> 24 & 31, (info & 0xffff) as usize);
             let more = match kind {
-                1 | 14 | 17 => 4,      // int, variable, declaration tag
-                3 => 12,               // array
+                1 | 14 | 17 => 4,         // int, variable, declaration tag
+                3 => 12,                  // array
                 4 | 5 | 19 => 12 * count, // struct, union, 64-bit enum
-                6 | 13 => 8 * count,   // enum, function prototype
-                15 => 12 * count,      // section
+                6 | 13 => 8 * count,      // enum, function prototype
+                15 => 12 * count,         // section
                 _ => 0,
             };
             let record = records.get(at..at.checked_add(12 + more)?)?;
@@ -130,7 +130,10 @@ mod tests {
         let (types_len, strings_len) = (types.len() as u32, strings.len() as u32);
         let header = [0x1_eb9f, 24, 0, types_len, types_len, strings_len];
         let header = header.iter().flat_map(|word| word.to_ne_bytes());
-        header.chain(types.iter().copied()).chain(strings.iter().copied()).collect()
+        header
+            .chain(types.iter().copied())
+            .chain(strings.iter().copied())
+            .collect()
     }
 
     #[test]

@@ -49,7 +49,8 @@ async fn pipeline(config: &Config) -> Result<ExitCode> {
     };
     cli::check_outputs(&outputs)?;
 
-    let mut progress = Progress::new(config.quiet).suggest_sampling(config.mode == Mode::Heap && config.sample_bytes == 0);
+    let mut progress = Progress::new(config.quiet)
+        .suggest_sampling(config.mode == Mode::Heap && config.sample_bytes == 0);
     let mut session = Session::attach(process, command.as_mut(), config)?;
     progress.attached(&session);
     session

@@ -181,7 +181,9 @@ impl Growth {
         let mut known: HashSet<u64> = pages.iter().map(|(at, _)| *at).collect();
         let mut huge_time = 0;
         for (address, block) in huge {
-            let there = region.iter().filter(|page| page.is_there && page.may_be_huge);
+            let there = region
+                .iter()
+                .filter(|page| page.is_there && page.may_be_huge);
             let bytes = there.count() as u64 * PAGE_BYTES;
             if bytes == 0 {
                 gone.insert((address, block.time));
@@ -207,11 +209,7 @@ impl Growth {
     }
 
     /// Chosen pages of a region that are there, and were not before.
-    fn chosen_pages(
-        &self,
-        start: u64,
-        region: &[Page; REGION_PAGES],
-    ) -> impl Iterator<Item = u64> {
+    fn chosen_pages(&self, start: u64, region: &[Page; REGION_PAGES]) -> impl Iterator<Item = u64> {
         let Chosen { seed, shift, .. } = self.chosen;
         (0..REGION_PAGES)
             .filter(|&index| region[index].is_there)
@@ -222,7 +220,9 @@ impl Growth {
     /// Regions in which the process has memory of its own.
     fn own_regions(&self) -> BTreeSet<u64> {
         let ranges = own_ranges(self.pid);
-        let ranges = ranges.iter().filter(|(start, end)| (end - start) / HUGE_BYTES <= MOST_REGIONS);
+        let ranges = ranges
+            .iter()
+            .filter(|(start, end)| (end - start) / HUGE_BYTES <= MOST_REGIONS);
         ranges
             .flat_map(|(start, end)| (region_of(*start)..*end).step_by(HUGE_BYTES as usize))
             .collect()

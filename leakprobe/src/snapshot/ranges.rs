@@ -137,12 +137,17 @@ mod tests {
             }
             let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
             for (address, &time) in (0u64..).zip(&owner) {
-                let is_mapped = mapped.iter().any(|(from, to)| (*from..*to).contains(&address));
+                let is_mapped = mapped
+                    .iter()
+                    .any(|(from, to)| (*from..*to).contains(&address));
                 if time != 0 && is_mapped {
                     *expected.entry(time).or_default() += 1;
                 }
             }
-            assert_eq!(left_of(&ranges, &mapped), expected.into_iter().collect::<Vec<_>>());
+            assert_eq!(
+                left_of(&ranges, &mapped),
+                expected.into_iter().collect::<Vec<_>>()
+            );
         }
     }
 }

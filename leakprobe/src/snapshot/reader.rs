@@ -191,7 +191,10 @@ impl Maps {
 
     /// Reads the blocks of an address space, sorted by address, and the totals of all its stacks, also of
     /// those without a block.
-    pub(super) fn all(&self, space: u64) -> Result<(Vec<(u64, Block)>, Vec<(StackKey, StackTotals)>)> {
+    pub(super) fn all(
+        &self,
+        space: u64,
+    ) -> Result<(Vec<(u64, Block)>, Vec<(StackKey, StackTotals)>)> {
         let (mut blocks, mut stacks) = (Vec::new(), Vec::new());
         bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
             if key.space == space {
@@ -199,11 +202,14 @@ impl Maps {
             }
         })
         .context("failed to read the map of live blocks")?;
-        bpf::for_each(self.stacks.fd().as_fd(), |key: &StackKey, totals: &StackTotals| {
-            if key.space == space {
-                stacks.push((*key, *totals));
-            }
-        })
+        bpf::for_each(
+            self.stacks.fd().as_fd(),
+            |key: &StackKey, totals: &StackTotals| {
+                if key.space == space {
+                    stacks.push((*key, *totals));
+                }
+            },
+        )
         .context("failed to read the map of stacks")?;
         blocks.sort_unstable_by_key(|(address, _)| *address);
         Ok((blocks, stacks))

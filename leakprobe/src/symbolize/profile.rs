@@ -47,7 +47,8 @@ pub fn profile(
             .flat_map(|trace| &*trace.frames),
     );
 
-    let is_sample = header.sampling.is_some() || header.growth.is_some_and(|it| it.sample_pages > 1);
+    let is_sample =
+        header.sampling.is_some() || header.growth.is_some_and(|it| it.sample_pages > 1);
     let sampled = is_sample.then_some(());
     let mut without_frames = 0;
     let shown = shown

@@ -70,7 +70,9 @@ impl Pages {
             // Frames in a row are asked for together: those of a huge page are.
             let frame = frame(entries[at]);
             let run = (at + 1..REGION_PAGES)
-                .take_while(|&next| frame != 0 && self::frame(entries[next]) == frame + (next - at) as u64)
+                .take_while(|&next| {
+                    frame != 0 && self::frame(entries[next]) == frame + (next - at) as u64
+                })
                 .count()
                 + 1;
             let flags = self.flags(frame, run);
@@ -181,7 +183,11 @@ mod tests {
         let page = region[(address % HUGE_BYTES / PAGE_BYTES) as usize];
         assert!(page.is_there);
         let ranges = own_ranges(me);
-        assert!(ranges.iter().any(|(start, end)| (*start..*end).contains(&address)));
+        assert!(
+            ranges
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&address))
+        );
         assert!(own_bytes(me).unwrap() > 0);
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::probe::growth::{self, Faults, Pages};
 use crate::probe::Probes;
+use crate::probe::growth::{self, Faults, Pages};
 use crate::snapshot::counts::{PAGES_WITHOUT_FAULT, RANGES_NOT_RECORDED};
 use crate::snapshot::growth::{Growth as Reader, Look};
 use crate::snapshot::{Maps, Snapshot, Totals};
@@ -88,7 +88,13 @@ impl Growth {
     }
 
     /// Looks at the pages, unless the last look was just now.
-    pub(super) fn glance(&mut self, maps: &Maps, process: &Process, space: u64, now: u64) -> Result<&Snapshot> {
+    pub(super) fn glance(
+        &mut self,
+        maps: &Maps,
+        process: &Process,
+        space: u64,
+        now: u64,
+    ) -> Result<&Snapshot> {
         if self.last.is_none() || Instant::now() >= self.rest_until {
             self.look(maps, process, space, false, (Duration::ZERO, now))?;
         }

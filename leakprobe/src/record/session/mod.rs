@@ -343,7 +343,12 @@ impl Session {
     }
 
     /// What is there as of `now`; the final one once nothing is recorded any more.
-    fn snapshot(&mut self, min_age: Option<Duration>, now: u64, is_final: bool) -> Result<Snapshot> {
+    fn snapshot(
+        &mut self,
+        min_age: Option<Duration>,
+        now: u64,
+        is_final: bool,
+    ) -> Result<Snapshot> {
         let space = self.space;
         match (&mut self.subject, min_age) {
             (Subject::Heap(_), None) => self.maps.totals(space),
