@@ -8,11 +8,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, pt_regs};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
-    bpf_find_vma, bpf_get_attach_cookie, bpf_get_current_task_btf, bpf_ktime_get_ns,
+    bpf_find_vma, bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns,
     bpf_probe_read_user, bpf_task_pt_regs,
 };
 use aya_ebpf::macros::map;
@@ -46,6 +45,10 @@ pub static VM_FILE: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static VM_FLAGS: Global<u64> = Global::new(0);
 
+/// Where `struct task_struct` counts minor faults; 0 if that is not known.
+#[unsafe(no_mangle)]
+pub static TASK_FAULTS: Global<u64> = Global::new(0);
+
 /// Ranges of addresses that `brk`, `mmap` and `mremap` gave out; the key is the first address.
 #[map]
 pub static RANGES: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
@@ -75,7 +78,7 @@ pub fn fault(ctx: &PerfEventContext) {
     let Some(thread) = this_thread() else {
         return count(Counter::ThreadsFull);
     };
-    if !counts(ctx, thread) {
+    if !is_new(thread) {
         return;
     }
     let Some((stack, check)) = identify(thread) else {
@@ -98,17 +101,23 @@ pub fn fault(ctx: &PerfEventContext) {
     record(address, &block, check, thread);
 }
 
-/// A thread that was started while the others were being attached to may have two events, one of its
-/// own and one it has inherited. Then its own one counts.
+/// Whether this fault was not seen before. A thread that was started while the others were being
+/// attached to may have two events, and hand both on to the threads that it starts.
 #[inline(always)]
-fn counts(ctx: &PerfEventContext, thread: &mut Thread) -> bool {
-    // Events that a thread inherits have no cookie.
-    // SAFETY: the helper reads the context of this program.
-    if unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } != 0 {
-        thread.has_own_event = 1;
+fn is_new(thread: &mut Thread) -> bool {
+    if TASK_FAULTS.load() == 0 {
         return true;
     }
-    thread.has_own_event == 0
+    // The kernel counts the fault before its events.
+    // SAFETY: the helper has no preconditions; the other one checks the address.
+    let faults = unsafe {
+        let task = bpf_get_current_task() + TASK_FAULTS.load();
+        bpf_probe_read_kernel(task as *const u64)
+    };
+    let Ok(faults) = faults else { return true };
+    let is_new = faults != thread.faults;
+    thread.faults = faults;
+    is_new
 }
 
 /// The stack of the thread, from where it left user space.

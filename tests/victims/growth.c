@@ -74,6 +74,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < BEFORE; i++)
         if (pthread_create(&early[i], NULL, thread, &started)) die("pthread_create failed");
     ready();
+    /* First: where pages were, nobody could tell them from those. */
+    if (argc > 1 && !strcmp(argv[1], "populate")) map(200 * PAGE, MAP_PRIVATE | MAP_POPULATE);
     pthread_barrier_wait(&started);
     for (int i = 0; i < AFTER; i++)
         if (pthread_create(&late[i], NULL, thread, NULL)) die("pthread_create failed");
@@ -108,7 +110,6 @@ int main(int argc, char **argv) {
     touch_data(of_file, sizeof of_file / PAGE);
     count(&data, sizeof of_file / PAGE);
     touch_shared(map(40 * PAGE, MAP_SHARED), 40);
-    if (argc > 1 && !strcmp(argv[1], "populate")) map(200 * PAGE, MAP_PRIVATE | MAP_POPULATE);
 
     pthread_barrier_wait(&worked);
     int result = finish("growth", &first, &second, &again, &heap, &threads, &by_read, &huge, &data, NULL);

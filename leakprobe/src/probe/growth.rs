@@ -16,19 +16,19 @@ use aya::programs::{FExit, PerfEvent};
 use aya::{Btf, Ebpf};
 use aya_obj::generated::perf_event_attr;
 
-use super::layout;
+use super::layout::{self, Offsets};
 use super::refusal::{explain_permission, explain_program};
 use crate::bpf::bpf_new;
 
-/// Which pages are recorded, and where the kernel keeps what is asked for each.
+/// Which pages are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pages {
     /// One in two to the power of this.
     pub shift: u64,
     /// See [`leakprobe_common::is_chosen`].
     pub seed: u64,
-    /// Where `struct vm_area_struct` has its file and its flags.
-    pub mapping: Option<(u64, u64)>,
+    /// Where the kernel has what is asked for each.
+    pub layout: Option<Offsets>,
 }
 
 impl Pages {
@@ -37,7 +37,7 @@ impl Pages {
         Self {
             shift: u64::from(sample_pages.max(1).ilog2()),
             seed: random(),
-            mapping: layout::of_mapping(),
+            layout: layout::offsets(),
         }
     }
 }
@@ -88,7 +88,7 @@ impl Faults {
                 return Ok(Self { events });
             }
             for thread in new {
-                match event(thread, program.as_fd()) {
+                match event_from_the_start(thread, program.as_fd()) {
                     Ok(event) => events.push(event),
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // has ended
                     Err(error) => {
@@ -196,6 +196,27 @@ fn allow_descriptors() {
     }
 }
 
+/// Makes an event that no other thread has inherited before its program was in place. Else the kernel
+/// might swap the two when it switches between the threads, and one would be without the program.
+fn event_from_the_start(thread: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const TRIES: u32 = 100;
+    let mut tries = 0;
+    loop {
+        let before = last_started();
+        let event = event(thread, program)?;
+        tries += 1;
+        if last_started() == before || tries == TRIES {
+            return Ok(event);
+        }
+    }
+}
+
+/// Number of the thread that was started last, of all there are.
+fn last_started() -> Option<u32> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().last()?.parse().ok()
+}
+
 /// Makes an event of a thread's page faults that runs the program. It belongs to the descriptor.
 fn event(thread: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // Numbers from the kernel's include/uapi/linux/perf_event.h.
@@ -209,8 +230,7 @@ fn event(thread: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     attributes.type_ = PERF_TYPE_SOFTWARE;
     attributes.config = PERF_COUNT_SW_PAGE_FAULTS_MIN;
     attributes.__bindgen_anon_1.sample_period = 1;
-    // Until the program is in place. A thread that is started before that inherits an event without it,
-    // and is found by the next look.
+    // Until the program is in place.
     attributes.set_disabled(1);
     attributes.set_inherit(1);
     attributes.set_inherit_thread(1);
@@ -257,8 +277,7 @@ fn link(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         target: event.as_raw_fd() as u32,
         attach_type: BPF_PERF_EVENT,
         flags: 0,
-        // Tells such an event from one that a thread has inherited.
-        cookie: 1,
+        cookie: 0,
     };
     // SAFETY: no member is a pointer.
     unsafe { bpf_new(BPF_LINK_CREATE, &mut request) }

@@ -19,15 +19,28 @@ pub struct Layout<'a> {
     strings: &'a [u8],
 }
 
-/// Where `struct vm_area_struct` has its file and its flags, bytes from its start; `None` if this
-/// kernel does not tell.
-pub fn of_mapping() -> Option<(u64, u64)> {
+/// What growth mode needs, bytes from the start of a structure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    /// Of the file in `struct vm_area_struct`.
+    pub file: u64,
+    /// Of the flags in it.
+    pub flags: u64,
+    /// Of the number of minor faults in `struct task_struct`.
+    pub faults: u64,
+}
+
+/// Those of the running kernel; `None` if it does not tell.
+pub fn offsets() -> Option<Offsets> {
     let bytes = fs::read(PATH)
         .inspect_err(|error| log::debug!("failed to read `{PATH}`: {error}"))
         .ok()?;
     let layout = Layout::parse(&bytes)?;
-    let member = |name: &str| layout.offset("vm_area_struct", name);
-    Some((member("vm_file")?, member("vm_flags")?))
+    Some(Offsets {
+        file: layout.offset("vm_area_struct", "vm_file")?,
+        flags: layout.offset("vm_area_struct", "vm_flags")?,
+        faults: layout.offset("task_struct", "min_flt")?,
+    })
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

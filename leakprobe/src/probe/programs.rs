@@ -84,7 +84,7 @@ impl Probes {
         let pid = process.pid();
         let log_level = if verbose { LOG_DEBUG } else { 0 };
         let pages = limits.pages.unwrap_or_default();
-        let (vm_file, vm_flags) = pages.mapping.unwrap_or_default();
+        let layout = pages.layout.unwrap_or_default();
         let sampling = limits.sample_bytes > 0 || pages.shift > 0;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("BLOCKS", limits.max_live)
@@ -93,8 +93,9 @@ impl Probes {
             .override_global("SAMPLING", &u64::from(sampling), true)
             .override_global("PAGES_SHIFT", &pages.shift, true)
             .override_global("PAGES_SEED", &pages.seed, true)
-            .override_global("VM_FILE", &vm_file, true)
-            .override_global("VM_FLAGS", &vm_flags, true)
+            .override_global("VM_FILE", &layout.file, true)
+            .override_global("VM_FLAGS", &layout.flags, true)
+            .override_global("TASK_FAULTS", &layout.faults, true)
             .override_global("TARGET_PID", &pid, true)
             .override_global("PID_NS_DEVICE", &device, true)
             .override_global("PID_NS_INODE", &inode, true)

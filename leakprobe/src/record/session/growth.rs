@@ -150,9 +150,9 @@ impl Growth {
             losses.insert(RANGES_NOT_RECORDED.name.to_owned(), 1);
             notes.push(format!("growth by brk and mmap was not recorded: {why}"));
         }
-        if self.pages.mapping.is_none() {
+        if self.pages.layout.is_none() {
             notes.push(
-                "this kernel does not tell how its mappings are laid out: faults of files were \
+                "this kernel does not tell how its structures are laid out: faults of files were \
                  recorded too, and only left out where their pages are still there"
                     .to_owned(),
             );

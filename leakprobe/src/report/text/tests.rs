@@ -51,6 +51,13 @@ fn golden_sampled() {
 }
 
 #[test]
+fn golden_growth() {
+    let profile = sample::growth();
+    let text = text(&profile, options(10, false));
+    insta::assert_snapshot!(format!("{text}\n{}", top(&profile, options(2, false))));
+}
+
+#[test]
 fn a_sample_knows_nothing_of_the_rest() {
     let mut profile = sample::of_stacks(&[]);
     profile.sampling = Sampling::of(4096);
