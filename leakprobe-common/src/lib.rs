@@ -136,14 +136,17 @@ pub enum Control {
     /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
     /// two [`CodeMappings`] is in use. Written by the user side.
     Tables = 5,
+    /// The part of the target's work during which the probes are in place, in 2^-32, if they are
+    /// taken away now and then; else 0. Written by the user side.
+    Duty = 6,
     /// In growth mode: where the target's heap ends, 0 while unknown. Set by the user side at the
     /// attach, and followed by the kernel side.
-    Break = 6,
+    Break = 7,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 7;
+    pub const ALL: usize = 8;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.

@@ -10,7 +10,10 @@ use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
 
-use crate::maps::{MAX_SIZE, MIN_SIZE, SAMPLING, control, count, opaque, read_user, registers};
+use crate::maps::{
+    MAX_SIZE, MIN_SIZE, SAMPLING, control, count, count_entered, count_followed, opaque, read_user,
+    registers,
+};
 use crate::stack;
 use crate::thread::{Thread, known_thread, this_thread};
 use crate::walk::Start;
@@ -75,13 +78,14 @@ pub fn is_return(ctx: &ProbeContext) -> bool {
 /// The entry of a function that gives a block out. Whether its return matters.
 #[inline(always)]
 pub fn enter(ctx: &ProbeContext) -> bool {
+    // SAFETY: the helper reads the context of this program.
+    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    count_entered(signature);
     if control(Control::Active) == 0 {
         return false;
     }
     let regs = registers(ctx);
     let sp = arch::entry_sp(regs);
-    // SAFETY: the helper reads the context of this program.
-    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let request = Request::new(signature, arch::arguments(regs));
     let chance = sample::draw(request.size);
     if chance == 0 && !(request.replaces() && blocks::knows(request.address)) {
@@ -117,9 +121,10 @@ pub fn enter(ctx: &ProbeContext) -> bool {
     call.kind = request.kind;
     call.size = request.size;
     call.address = request.address;
-    call.handler_below = 0;
-    call.handler_elsewhere = 0;
-    call.has_old = 0;
+    let none = opaque(0); // or LLVM calls a function to clear what lies side by side
+    call.handler_below = none;
+    call.handler_elsewhere = none;
+    call.has_old = none;
     call.chance = chance;
     if request.replaces() {
         // From here on another thread may be given the old address.
@@ -148,6 +153,7 @@ pub fn enter(ctx: &ProbeContext) -> bool {
         call.announced = 0;
     }
     thread.depth = depth + 1;
+    count_followed(signature);
     true
 }
 
@@ -234,6 +240,9 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
 /// The entry of a function that takes a block back.
 #[inline(always)]
 pub fn free(ctx: &ProbeContext) {
+    // SAFETY: the helper reads the context of this program.
+    let signature = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+    count_entered(signature);
     let regs = registers(ctx);
     let address = arch::arguments(regs)[0];
     if address == 0 || control(Control::Active) == 0 {
@@ -253,6 +262,7 @@ pub fn free(ctx: &ProbeContext) {
     match blocks::take(address) {
         Some(block) => {
             blocks::freed(&block);
+            count_followed(signature);
             if let Some(thread) = thread {
                 thread.freed = address;
                 thread.freed_sp = sp;

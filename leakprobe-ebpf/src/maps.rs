@@ -1,16 +1,19 @@
 //! The maps, and the few operations on them that everything else is made of.
 //!
-//! Nothing here is per CPU: uprobe programs can be preempted, and another thread's probe would
-//! run on the same CPU in between.
+//! Nothing here is per CPU but sums: uprobe programs can be preempted, and another thread's probe
+//! would run on the same CPU in between.
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::{EbpfContext, Global, helpers};
-use leakprobe_common::{Block, BlockKey, Chances, Control, Counter, StackKey, StackTotals};
+use leakprobe_common::{
+    Block, BlockKey, Calls, Chances, Control, Counter, MAX_FUNCTIONS, Signature, StackKey,
+    StackTotals,
+};
 
 use crate::thread::Thread;
 
@@ -35,6 +38,11 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 /// Counters by [`Counter`] id.
 #[map]
 pub static COUNTERS: Array<u64> = Array::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Calls by number of the function. Atomic additions by CPU are right under preemption, too, and no
+/// CPU waits for another.
+#[map]
+pub static CALLS: PerCpuArray<Calls> = PerCpuArray::with_max_entries(MAX_FUNCTIONS as u32, 0);
 
 /// Which allocations are recorded when sampling.
 #[map]
@@ -101,6 +109,29 @@ pub fn count(counter: Counter) {
     if let Some(place) = COUNTERS.get_ptr_mut(counter as u32) {
         add(place, 1);
     }
+}
+
+/// Counts a call of the function that a cookie names.
+#[inline(always)]
+pub fn count_entered(signature: u64) {
+    if let Some(calls) = calls(signature) {
+        // SAFETY: map values stay valid while the program runs.
+        add(unsafe { &raw mut (*calls).entered }, 1);
+    }
+}
+
+/// Counts that it is followed.
+#[inline(always)]
+pub fn count_followed(signature: u64) {
+    if let Some(calls) = calls(signature) {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*calls).followed }, 1);
+    }
+}
+
+#[inline(always)]
+fn calls(signature: u64) -> Option<*mut Calls> {
+    CALLS.get_ptr_mut((signature >> Signature::FUNCTION_SHIFT) as u32)
 }
 
 /// A word of the target's memory.

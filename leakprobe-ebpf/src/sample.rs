@@ -13,7 +13,7 @@ use crate::maps::{CHANCES, SAMPLING, control, opaque};
 use crate::thread::{Skipped, Thread, this_thread};
 
 /// Decides whether a block of this size is recorded: the probability with which it is, in 2^-32, or
-/// 0 if it is not.
+/// 0 if it is not. In it is that the probes may not have been there.
 #[inline(always)]
 pub fn draw(size: u64) -> u64 {
     if SAMPLING.load() == 0 {
@@ -27,10 +27,14 @@ pub fn draw(size: u64) -> u64 {
     let chance = unsafe { core::ptr::read_volatile(chances.cast::<u32>().add(class as usize)) };
     // SAFETY: the helper has no preconditions.
     let random = unsafe { bpf_get_prandom_u32() };
-    if random <= chance {
-        u64::from(chance) + 1
-    } else {
-        0
+    if random > chance {
+        return 0;
+    }
+    let chance = u64::from(chance) + 1;
+    match control(Control::Duty) {
+        0 => chance,
+        // Calls during the rest of the time have no chance at all. 0 would be certainty.
+        duty => ((chance * (duty & (CERTAIN - 1))) >> 32).max(1),
     }
 }
 

@@ -343,21 +343,22 @@ impl Position {
 pub fn walk_from(position: Position, until: u64, thread: &mut Thread) {
     let tables = unwind::tables();
     let trail = thread.walk.trail ^ (until == 0) as u64;
+    let none = opaque(0); // or LLVM calls a function to clear what lies side by side
     thread.walk = Walk {
         address: position.address,
         sp: position.sp,
         fp: position.fp,
-        hash: 0,
-        check: 0,
-        len: 0,
+        hash: none,
+        check: none,
+        len: none,
         end: StackEnd::DepthLimit as u64,
         until,
-        met: 0,
+        met: none,
         tables,
         trail,
-        at: 0,
-        following: 0,
-        window: 0,
+        at: none,
+        following: none,
+        window: none,
     };
     if until == 0 {
         let last = thread.trail(trail ^ 1);

@@ -29,7 +29,11 @@ fn check(flavor: &str) {
     let report = leakprobe.interrupt().report();
     assert_eq!(contradictions(&report), Vec::<String>::new());
     assert_eq!(report.evidence.verdict, "complete", "{:?}", report.evidence);
-    assert_eq!(report.sampling, Some(Sampling { sample_bytes: 2048 }));
+    let sampling = Sampling {
+        sample_bytes: 2048,
+        changed: false,
+    };
+    assert_eq!(report.sampling, Some(sampling));
 
     let totals = &report.totals;
     let kept: u64 = summary.leaks.iter().map(|leak| leak.bytes).sum();

@@ -73,6 +73,8 @@ pub struct Config {
     pub max_live: u32,
     /// One block is recorded in about so many bytes, at most 1 GiB; 0 records every block.
     pub sample_bytes: u64,
+    /// What recording may take of the target's CPU time, in hundredths of a percent, 10 to 9000.
+    pub max_overhead: Option<u32>,
     /// Whether to stop by itself when the probes take nearly all of the target's time.
     pub guard: bool,
     /// Format of the report on stdout.
@@ -173,6 +175,7 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         (args.min_size.is_some(), "--min-size"),
         (args.max_size.is_some(), "--max-size"),
         (args.sample_bytes.is_some(), "--sample-bytes"),
+        (args.max_overhead.is_some(), "--max-overhead"),
     ];
     let (others, mode) = match args.mode {
         Mode::Heap => (
@@ -220,6 +223,7 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         sample_bytes: args.sample_bytes.unwrap_or(0),
         mode: args.mode,
         sample_pages: args.sample_pages.unwrap_or(DEFAULT_SAMPLE_PAGES),
+        max_overhead: args.max_overhead,
         guard: !args.no_guard,
         stdout_format: args.format,
         quiet: args.quiet,

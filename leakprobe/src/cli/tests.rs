@@ -57,6 +57,7 @@ fn a_pid_alone_gives_the_defaults() {
         sample_bytes: 0,
         mode: Mode::Heap,
         sample_pages: 64,
+        max_overhead: None,
         guard: true,
         stdout_format: StdoutFormat::Text,
         quiet: false,
@@ -72,7 +73,7 @@ fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
          --debug-dir /a --debug-dir b --no-inlines \
-         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --no-guard --format json -v --color never \
+         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --max-overhead 2.5% --no-guard --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
     let output = |path: &str, format| Output {
@@ -105,6 +106,7 @@ fn every_option_arrives() {
         sample_bytes: 524_288,
         mode: Mode::Heap,
         sample_pages: 64,
+        max_overhead: Some(250),
         guard: false,
         stdout_format: StdoutFormat::Json,
         quiet: false,

@@ -173,6 +173,7 @@ fn unattached(pages: Option<Pages>) -> Result<Probes> {
         max_size: u64::MAX,
         sample_bytes: 0,
         pages,
+        changing: false,
     };
     Probes::load(&process, limits, false)
 }

@@ -3,7 +3,6 @@
 //! each second only, each time another one, lest a target that does something every second always
 //! be met at the same moment.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -12,10 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use aya::sys::{Stats, enable_stats};
 
-use super::statistics::{cpu_time, run_time};
 use super::trap::{self, Calibration};
-use super::{Counted, Guard, Overhead, Traps};
-use crate::probe::Runs;
+use super::{Gauge, Guard, Overhead};
 
 /// How long the statistics are on.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -27,7 +24,7 @@ const LAST_CHANCE: Duration = Duration::from_millis(300);
 /// What is known so far.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    /// Of the last window alone, percent.
+    /// Of the last second alone, percent.
     pub now: Option<u64>,
     /// Of the whole recording.
     pub overall: Option<Overhead>,
@@ -47,30 +44,17 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Measures what `programs` take of process `pid`. Without a `calibration` nothing but the programs
-    /// costs anything. A `sample` takes few of the returns of
-    /// programs that run at both ends of a call.
-    pub fn start(
-        pid: u32,
-        programs: Vec<(Runs, OwnedFd)>,
-        calibration: Option<Calibration>,
-        sample: bool,
-    ) -> Self {
+    /// Measures by `gauge`, at a price of traps that is found out first.
+    pub fn start(gauge: Gauge, calibration: Calibration) -> Self {
         let reading = Arc::new(Mutex::new(Reading::default()));
         let (stop, stopped) = channel();
         let mut work = Work {
-            pid,
-            programs,
-            sample,
-            first_cpu: cpu_time(pid).unwrap_or(0),
-            last_cpu: 0,
-            sum: Counted::default(),
-            traps: None,
+            gauge,
             guard: Guard::default(),
             reading: Arc::clone(&reading),
         };
         let thread = thread::spawn(move || {
-            if let Err(error) = work.run(calibration, &stopped) {
+            if let Err(error) = work.run(&calibration, &stopped) {
                 log::debug!("overhead: {error:#}");
                 lock(&work.reading).failure = Some(format!("{error:#}"));
             }
@@ -109,113 +93,67 @@ impl Drop for Meter {
 
 /// What the thread has.
 struct Work {
-    pid: u32,
-    programs: Vec<(Runs, OwnedFd)>,
-    sample: bool,
-    first_cpu: u64,
-    last_cpu: u64,
-    sum: Counted,
-    traps: Option<Traps>,
+    gauge: Gauge,
     guard: Guard,
     reading: Arc<Mutex<Reading>>,
 }
 
 impl Work {
-    fn run(&mut self, calibration: Option<Calibration>, stopped: &Receiver<()>) -> Result<()> {
-        let (send, traps) = channel();
-        match calibration {
-            None => self.traps = Some(Traps::default()),
-            // Its end, which removes the probes from the child, is not waited for.
-            Some(calibration) => drop(thread::spawn(move || trap::calibrate(calibration, &send))),
-        }
+    fn run(&mut self, calibration: &Calibration, stopped: &Receiver<()>) -> Result<()> {
+        let (send, price) = channel();
+        let calibration = *calibration;
+        // Its end, which removes the probes from the child, is not waited for.
+        thread::spawn(move || trap::calibrate(calibration, &send));
         let start = Instant::now();
-        let (mut period, mut over) = (0u32, false);
+        let (mut period, mut over, mut priced) = (0u32, false, false);
+        let mut last = start;
         while !over {
             over = sleep(stopped, start + begin(period));
-            if over && self.sum.cpu_ns > 0 {
-                self.last_cpu = cpu_time(self.pid).unwrap_or(self.last_cpu);
-                break;
+            if !over || period == 0 {
+                over |= self.window(stopped)?;
             }
-            let (window, took);
-            (window, took, over) = self.window(stopped)?;
-            if self.traps.is_none() {
+            if !priced {
+                // What happened up to here is looked at once it has a price.
                 let wait = if over { LAST_CHANCE } else { Duration::ZERO };
-                match traps.recv_timeout(wait) {
-                    Ok(price) => self.traps = Some(price?),
+                match price.recv_timeout(wait) {
+                    Ok(price) => {
+                        self.gauge.set_price(price?);
+                        priced = true;
+                    }
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => {
                         return Err(anyhow!("the thread that measures traps panicked"));
                     }
                 }
             }
-            self.publish(start.elapsed(), window, took);
+            if priced {
+                let now = Instant::now();
+                self.publish(now - start, now - last)?;
+                last = now;
+            }
             period = period.saturating_add(1);
         }
-        self.publish_overall();
         Ok(())
     }
 
-    /// Counts for a while. Also how long, and whether the end came in between.
-    fn window(&mut self, stopped: &Receiver<()>) -> Result<(Option<Counted>, Duration, bool)> {
+    /// Has the kernel keep its statistics for a while. Whether the end came in between.
+    fn window(&mut self, stopped: &Receiver<()>) -> Result<bool> {
         let on = enable_stats(Stats::RunTime).context("failed to switch on the statistics")?;
-        let began = Instant::now();
-        let (cpu, before) = (cpu_time(self.pid), self.runs()?);
-        let over = sleep(stopped, began + WINDOW);
-        let (cpu_after, after) = (cpu_time(self.pid), self.runs()?);
-        let took = began.elapsed();
+        let over = sleep(stopped, Instant::now() + WINDOW);
         drop(on);
-        let (Some(cpu), Some(cpu_after)) = (cpu, cpu_after) else {
-            return Ok((None, took, over)); // the target has ended
-        };
-        self.last_cpu = cpu_after;
-        let window = Counted {
-            handler_ns: after.handler_ns.saturating_sub(before.handler_ns),
-            entries: after.entries.saturating_sub(before.entries),
-            returns: after.returns.saturating_sub(before.returns),
-            cpu_ns: cpu_after.saturating_sub(cpu),
-        };
-        self.sum += window;
-        Ok((Some(window), took, over))
+        self.gauge.weigh()?;
+        Ok(over)
     }
 
-    /// Time in all programs, and their runs, so far.
-    fn runs(&self) -> Result<Counted> {
-        let mut sum = Counted::default();
-        for (runs, program) in &self.programs {
-            let (time, count) =
-                run_time(program.as_fd()).context("failed to read the statistics of a program")?;
-            sum.handler_ns += time;
-            match runs {
-                Runs::Entry => sum.entries += count,
-                Runs::Return => sum.returns += count,
-                // Nobody counts them apart. Nearly every call returns to the program, unless it is
-                // not in the sample.
-                Runs::Both if self.sample => sum.entries += count,
-                Runs::Both => {
-                    sum.returns += count / 2;
-                    sum.entries += count - count / 2;
-                }
-            }
-        }
-        Ok(sum)
-    }
-
-    fn publish(&mut self, at: Duration, window: Option<Counted>, took: Duration) {
-        self.publish_overall();
-        let Some(traps) = self.traps else { return };
-        let cpu = window.map_or(0, |window| window.cpu_ns);
-        let now = window.and_then(|window| window.extrapolate(traps, cpu));
-        let percent = now.map(|now| now.percent);
-        let busy = u128::from(cpu) * 100 / took.as_nanos().max(1);
+    fn publish(&mut self, at: Duration, since_last: Duration) -> Result<()> {
+        let share = self.gauge.look()?;
+        let percent = share.percent();
+        let busy = u128::from(share.cpu_ns) * 100 / since_last.as_nanos().max(1);
         let mut reading = lock(&self.reading);
         reading.now = percent;
+        reading.overall = self.gauge.overhead();
         reading.too_much |= self.guard.look(at, percent, busy as u64);
-    }
-
-    fn publish_overall(&self) {
-        let cpu = self.last_cpu.saturating_sub(self.first_cpu);
-        let overall = self.traps.and_then(|it| self.sum.extrapolate(it, cpu));
-        lock(&self.reading).overall = overall;
+        Ok(())
     }
 }
 

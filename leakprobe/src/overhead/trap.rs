@@ -2,13 +2,14 @@
 //! empty program is attached to it, in the same way and on an instruction of the same kind as in the
 //! target. Neither the target nor leakprobe itself is touched.
 
-use std::arch::global_asm;
+use std::arch::naked_asm;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -34,33 +35,37 @@ pub struct Calibration {
     pub cost: SiteCost,
 }
 
-// Functions whose first instruction the kernel emulates, or not.
-global_asm!(
-    ".pushsection .text.leakprobe_trap, \"ax\", @progbits",
-    ".balign 16",
-    ".type leakprobe_trap_emulated, @function",
-    "leakprobe_trap_emulated: push rbx",
-    "pop rbx",
-    "ret",
-    ".size leakprobe_trap_emulated, . - leakprobe_trap_emulated",
-    ".balign 16",
-    ".type leakprobe_trap_stepped, @function",
-    "leakprobe_trap_stepped: mov rax, rdi",
-    "ret",
-    ".size leakprobe_trap_stepped, . - leakprobe_trap_stepped",
-    ".popsection",
-);
+/// A function whose first instruction the kernel emulates.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn emulated() {
+    naked_asm!("push rbx", "pop rbx", "ret")
+}
 
-unsafe extern "C" {
-    safe fn leakprobe_trap_emulated();
-    safe fn leakprobe_trap_stepped();
+/// A function whose first instruction the kernel steps over.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn stepped() {
+    naked_asm!("mov rax, rdi", "ret")
 }
 
 fn function(cost: SiteCost) -> extern "C" fn() {
     match cost {
-        SiteCost::Emulated => leakprobe_trap_emulated,
-        SiteCost::SingleStepped => leakprobe_trap_stepped,
+        SiteCost::Emulated => emulated,
+        SiteCost::SingleStepped => stepped,
     }
+}
+
+/// Measures in a thread of its own, and waits for the outcome.
+///
+/// # Errors
+///
+/// If an empty probe cannot be placed in a child.
+pub fn price(what: Calibration) -> Result<Traps> {
+    let (send, price) = channel();
+    thread::spawn(move || calibrate(what, &send));
+    let price = price.recv();
+    price.context("the thread that measures traps panicked")?
 }
 
 /// Measures, and sends the outcome before the probes are taken away, which takes the kernel 100 ms.

@@ -1,7 +1,7 @@
 //! The table of probed functions. It drives where probes go, what the doctor shows and what the
 //! tests cover; another allocator joins by lines in here.
 
-use leakprobe_common::{Gives, Signature};
+use leakprobe_common::{Gives, MAX_FUNCTIONS, Signature};
 
 use super::site::Arguments;
 
@@ -41,6 +41,11 @@ impl Kind {
         }
     }
 
+    /// Whether it gives a block out.
+    pub const fn gives(self) -> bool {
+        !matches!(self, Kind::Free)
+    }
+
     const fn signature(self) -> Option<Signature> {
         Some(match self {
             Kind::Malloc => Signature::sized(Gives::Returned, 0),
@@ -76,13 +81,15 @@ pub struct ProbedFunction {
 
 impl ProbedFunction {
     /// What the entry program is told of it.
-    pub fn signature(&self) -> Option<Signature> {
-        let signature = self.kind.signature()?;
-        // Whatever else gives a block out may get it from another of these, but malloc.
-        Some(match self.name {
-            "malloc" => signature,
-            _ => signature.forwarding(),
-        })
+    pub fn signature(&self) -> Signature {
+        let signature = match (self.kind.signature(), self.name) {
+            (None, _) => Signature::taking(),
+            (Some(signature), "malloc") => signature,
+            // Whatever else gives a block out may get it from another of these.
+            (Some(signature), _) => signature.forwarding(),
+        };
+        let number = FUNCTIONS.iter().position(|it| it.name == self.name);
+        signature.numbered(number.unwrap_or_default())
     }
 }
 
@@ -118,6 +125,8 @@ const fn optional(name: &'static str, kind: Kind) -> ProbedFunction {
         required: false,
     }
 }
+
+const _: () = assert!(FUNCTIONS.len() <= MAX_FUNCTIONS);
 
 /// Their names.
 pub fn names() -> Vec<&'static str> {

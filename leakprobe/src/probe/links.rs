@@ -12,6 +12,7 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use leakprobe_common::Signature;
 
+use super::functions::Kind;
 use super::multi::{self, Code, LinkKind, Places};
 use super::object::Programs;
 use super::plan::Point;
@@ -51,6 +52,15 @@ pub enum Runs {
     Return,
     /// At both.
     Both,
+}
+
+/// A program that is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Where in a call it runs.
+    pub runs: Runs,
+    /// To the functions that give blocks out, or to the others.
+    pub gives: bool,
 }
 
 /// What attaches probes.
@@ -117,9 +127,8 @@ const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
 impl Plan {
     /// The points among all of them.
     fn among<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
-        let gives = |point: &&Point| point.function.signature().is_some();
         all.iter()
-            .filter(|point| gives(point) == self.gives)
+            .filter(|point| point.function.kind.gives() == self.gives)
             .collect()
     }
 
@@ -195,17 +204,18 @@ impl Linker {
     /// # Errors
     ///
     /// If one is not loaded, or a descriptor cannot be duplicated.
-    pub fn programs(&self, ebpf: &mut Ebpf) -> Result<Vec<(Runs, OwnedFd)>> {
+    pub fn programs(&self, ebpf: &mut Ebpf) -> Result<Vec<(Program, OwnedFd)>> {
         let mut programs = Vec::new();
-        let mut add = |runs, fd: BorrowedFd<'_>| {
+        let mut add = |runs, gives, fd: BorrowedFd<'_>| {
             let fd = fd.try_clone_to_owned();
-            programs.push((runs, fd.context("failed to duplicate a descriptor")?));
+            let fd = fd.context("failed to duplicate a descriptor")?;
+            programs.push((Program { runs, gives }, fd));
             Ok::<_, anyhow::Error>(())
         };
         for plan in self.plans() {
             let program = self.loaded.get(plan.program);
             let program = program.with_context(|| format!("`{}` is not loaded", plan.program))?;
-            add(plan.runs(), program.as_fd())?;
+            add(plan.runs(), plan.gives, program.as_fd())?;
         }
         if self.way == Way::Single {
             for name in SINGLE {
@@ -213,7 +223,8 @@ impl Linker {
                     "leave_call" => Runs::Return,
                     _ => Runs::Entry,
                 };
-                add(runs, uprobe(ebpf, name)?.fd()?.as_fd())?;
+                let gives = name != Kind::Free.entry_program();
+                add(runs, gives, uprobe(ebpf, name)?.fd()?.as_fd())?;
             }
         }
         Ok(programs)
@@ -253,13 +264,12 @@ impl Linker {
             };
             let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
             let signatures = points.iter().map(|point| point.function.signature());
-            let cookies: Option<Vec<u64>> =
-                signatures.map(|it| it.map(Signature::cookie)).collect();
+            let cookies: Vec<u64> = signatures.map(Signature::cookie).collect();
             let places = Places {
                 file: &file,
                 pid: process.pid(),
                 offsets: &offsets,
-                cookies: cookies.as_deref(),
+                cookies: Some(&cookies),
                 at_return: plan.at_return,
             };
             let link = multi::link(program.as_fd(), plan.kind, &places)
@@ -334,7 +344,7 @@ fn place_each(ebpf: &mut Ebpf, pid: u32, file: &str, points: &[Point]) -> Result
             let program = uprobe(ebpf, name)?;
             let place = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                cookie: point.function.signature().map(Signature::cookie),
+                cookie: Some(point.function.signature().cookie()),
             };
             let link = program
                 .attach(place, file, UProbeScope::OneProcess(pid))

@@ -18,5 +18,5 @@ pub mod trial;
 pub mod version;
 pub mod way;
 
-pub use links::{Link, Runs};
+pub use links::{Link, Program, Runs};
 pub use programs::{Limits, Probes};

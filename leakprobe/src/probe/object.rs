@@ -126,9 +126,11 @@ fn bytes(instructions: &[bpf_insn]) -> &[u8] {
 /// The descriptor of a map of one of the kinds that the kernel side has.
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(data) | Map::ArrayOfMaps(data) | Map::HashMap(data) | Map::RingBuf(data) => {
-            Some(data.fd().as_fd())
-        }
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => Some(data.fd().as_fd()),
         _ => None,
     }
 }

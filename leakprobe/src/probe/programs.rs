@@ -10,14 +10,14 @@ use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::maps::{Array, Map, MapData, RingBuf};
+use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::{Chances, Control};
 
 use super::children::Children;
-use super::growth::{self, Pages};
-use super::links::{Link, Linker, Runs};
+use super::growth::Pages;
+use super::links::{Link, Linker, Program};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
 use super::version::Version;
@@ -43,6 +43,8 @@ pub struct Limits {
     pub sample_bytes: u64,
     /// In growth mode: of the pages.
     pub pages: Option<Pages>,
+    /// Whether that may change ([`Probes::set_sample`]).
+    pub changing: bool,
 }
 
 /// The loaded programs and their links.
@@ -54,7 +56,6 @@ pub struct Probes {
     links: Vec<Link>,
     children: Children,
     detaching: Vec<JoinHandle<()>>,
-    is_growth: bool,
 }
 
 /// Programs, and the tracepoints they are attached to.
@@ -85,7 +86,7 @@ impl Probes {
         let log_level = if verbose { LOG_DEBUG } else { 0 };
         let pages = limits.pages.unwrap_or_default();
         let layout = pages.layout.unwrap_or_default();
-        let sampling = limits.sample_bytes > 0 || pages.shift > 0;
+        let sampling = limits.sample_bytes > 0 || limits.changing || pages.shift > 0;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
@@ -103,13 +104,7 @@ impl Probes {
             .load(OBJECT)
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
-        // Not taken out: the programs that are loaded later need its descriptor open.
-        let chances = ebpf
-            .map_mut("CHANCES")
-            .context("the BPF object has no map CHANCES")?;
-        Array::<_, Chances>::try_from(chances)?
-            .set(0, *sampling::chances(limits.sample_bytes), 0)
-            .context("failed to write the table of probabilities")?;
+        draw_by(&mut ebpf, limits.sample_bytes)?;
         let way = match limits.pages {
             None => way::choose()?.way,
             Some(_) => Way::Single, // there is nothing to place
@@ -144,7 +139,6 @@ impl Probes {
             links: Vec::new(),
             children: Children::default(),
             detaching: Vec::new(),
-            is_growth: limits.pages.is_some(),
         })
     }
 
@@ -221,6 +215,24 @@ impl Probes {
         Ok(())
     }
 
+    /// Changes the sample: one block in about so many bytes is recorded from now on; 0 records all.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_sample(&mut self, bytes: u64) -> Result<()> {
+        draw_by(&mut self.ebpf, bytes)
+    }
+
+    /// Tells the programs for which part of the target's work they are in place, in 2^-32; 0: all.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_duty(&mut self, duty: u64) -> Result<()> {
+        self.set(Control::Duty, duty)
+    }
+
     fn set(&mut self, which: Control, value: u64) -> Result<()> {
         self.control
             .set(which as u32, value, 0)
@@ -238,6 +250,17 @@ impl Probes {
             &mut self.ebpf,
             control.context("failed to duplicate a descriptor")?,
         )
+    }
+
+    /// Calls by number of the function, [`leakprobe_common::Calls`] by CPU; can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// If they were taken before.
+    pub fn calls(&mut self) -> Result<PerCpuArray<MapData, [u64; 2]>> {
+        let map = self.ebpf.take_map("CALLS");
+        let map = map.context("the BPF object has no map CALLS")?;
+        Ok(PerCpuArray::try_from(map)?)
     }
 
     /// The ring buffer of events; can be taken once.
@@ -263,11 +286,7 @@ impl Probes {
     /// # Errors
     ///
     /// If one is not loaded, or a descriptor cannot be duplicated.
-    pub fn programs(&mut self) -> Result<Vec<(Runs, OwnedFd)>> {
-        if self.is_growth {
-            let programs = growth::programs(&mut self.ebpf)?;
-            return Ok(programs.into_iter().map(|it| (Runs::Entry, it)).collect());
-        }
+    pub fn programs(&mut self) -> Result<Vec<(Program, OwnedFd)>> {
         self.linker.programs(&mut self.ebpf)
     }
 
@@ -313,6 +332,19 @@ impl Probes {
             .push(std::thread::spawn(move || drop(placed)));
     }
 
+    /// Removes what is in place soon: each link in a thread of its own, as the kernel takes its time for
+    /// each.
+    pub fn detach_at_once(&mut self) {
+        for link in self.take() {
+            self.detach_in_background(vec![link]);
+        }
+    }
+
+    /// Whether everything that was to be removed is.
+    pub fn is_detached(&self) -> bool {
+        self.detaching.iter().all(JoinHandle::is_finished)
+    }
+
     /// Removes the probes from children that the process has forked, if there are new ones; to be
     /// asked now and then.
     pub fn spare_children(&mut self, process: &Process) {
@@ -338,6 +370,17 @@ impl Drop for Probes {
     fn drop(&mut self) {
         self.wait_for_detach();
     }
+}
+
+/// Sets the table by which the programs draw.
+fn draw_by(ebpf: &mut Ebpf, sample_bytes: u64) -> Result<()> {
+    // Not taken out: the programs that are loaded later need its descriptor open.
+    let chances = ebpf
+        .map_mut("CHANCES")
+        .context("the BPF object has no map CHANCES")?;
+    Array::<_, Chances>::try_from(chances)?
+        .set(0, *sampling::chances(sample_bytes), 0)
+        .context("failed to write the table of probabilities")
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

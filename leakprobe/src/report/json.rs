@@ -83,7 +83,7 @@ mod tests {
             &mut names,
         );
         keys(
-            &serde_json::to_value(sample::sampled()).unwrap(),
+            &serde_json::to_value(sample::governed()).unwrap(),
             &mut names,
         );
         keys(&serde_json::to_value(sample::growth()).unwrap(), &mut names);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::overhead::Overhead;
+use crate::overhead::{FunctionCost, Overhead};
 use crate::sampling::Interval;
-use crate::snapshot::{Evidence, Mapped, Totals, Verdict};
-use crate::symbolize::{Frame, Growth, Profile, Sampling, Stack};
+use crate::snapshot::{Evidence, Mapped, Totals, Unconfirmed, Verdict};
+use crate::symbolize::{Budget, BudgetStep, Frame, Growth, Profile, Sampling, Stack};
 use crate::target::{AllocatorInfo, TargetInfo};
 
 const SECOND: u64 = 1_000_000_000;
@@ -42,7 +42,9 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
         growth: None,
         sampling: None,
         overhead: None,
+        budget: None,
         totals: sum(&stacks),
+        unconfirmed: None,
         interval: None,
         evidence: Evidence {
             verdict: Verdict::Complete,
@@ -132,6 +134,14 @@ pub fn profile() -> Profile {
         trap_ns: 2 * SECOND,
         hits: 2_000_000,
         cpu_ns: 42 * SECOND,
+        functions: [("malloc", 600_000, 3), ("free", 700_000, 2)]
+            .map(|(function, calls, seconds)| FunctionCost {
+                function,
+                calls,
+                followed: calls - 100,
+                overhead_ns: seconds * SECOND,
+            })
+            .into(),
     });
     profile.totals = sum(&stacks);
     profile.stacks = stacks;
@@ -182,6 +192,36 @@ pub fn growth() -> Profile {
     profile
 }
 
+/// The same as if a budget had been kept.
+pub fn governed() -> Profile {
+    let mut profile = sampled();
+    profile.sampling = profile.sampling.map(|sampling| Sampling {
+        changed: true,
+        ..sampling
+    });
+    let step = |seconds, windows| BudgetStep {
+        at_ns: seconds * SECOND,
+        sample_bytes: 512 * 1024,
+        windows,
+    };
+    profile.budget = Some(Budget {
+        percent: 5.0,
+        steps: vec![step(2, false), step(3, true)],
+        more_steps: 0,
+        windows: 41,
+        seen_percent: 6.2,
+    });
+    let unconfirmed = |unconfirmed_bytes, unconfirmed_count| {
+        Some(Unconfirmed {
+            unconfirmed_bytes,
+            unconfirmed_count,
+        })
+    };
+    profile.unconfirmed = unconfirmed(36_000_000, 980);
+    profile.stacks[0].unconfirmed = unconfirmed(36_000_000, 980);
+    profile
+}
+
 /// A stack of live bytes, live blocks, allocated bytes and allocated blocks; the rest was freed.
 fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
     let [live_bytes, live_count, allocated_bytes, allocated_count] = figures;
@@ -197,6 +237,7 @@ fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
         },
         interval: None,
         mapped: None,
+        unconfirmed: None,
         oldest_ns: age(72),
         newest_ns: age(2),
         end: None,

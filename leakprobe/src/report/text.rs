@@ -101,6 +101,7 @@ fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
     let width = counts.iter().map(String::len).max().unwrap_or(0);
     let live = words::between(profile.interval.as_ref());
     let notes = [live.as_str(), "", ""];
+    let unconfirmed = words::unconfirmed(profile);
     for (((name, amount, count), digits), note) in rows.into_iter().zip(counts).zip(notes) {
         let amount = human::bytes(amount);
         let blocks = terms.unit(count);
@@ -108,6 +109,9 @@ fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
             out,
             "  {name:<9} {bytes}{amount:>10}{bytes:#} in {digits:>width$} {blocks}{note}"
         )?;
+        if let (Some(unconfirmed), "live") = (&unconfirmed, name) {
+            writeln!(out, "            {unconfirmed}")?;
+        }
     }
     if let Some(mapped) = words::mapped(profile.growth.and_then(|growth| growth.mapped)) {
         writeln!(out, "  {mapped}")?;

@@ -126,9 +126,16 @@ pub fn sampled(profile: &Profile) -> Option<String> {
         let pages = growth.sample_pages;
         return (pages > 1).then(|| format!("one page in {pages}"));
     }
-    let Sampling { sample_bytes } = profile.sampling?;
+    let Sampling {
+        sample_bytes,
+        changed,
+    } = profile.sampling?;
     let rate = human::round_bytes(sample_bytes);
-    Some(format!("one allocation per {rate}"))
+    let changed = match changed {
+        true => ", at the end (the notes say when it changed)",
+        false => "",
+    };
+    Some(format!("one allocation per {rate}{changed}"))
 }
 
 /// What was recorded, if not the heap.
@@ -153,18 +160,34 @@ pub fn mapped(mapped: Option<Mapped>) -> Option<String> {
     ))
 }
 
-/// What the recording has cost.
+/// What the recording has cost, and which functions have.
 pub fn overhead(profile: &Profile) -> Option<String> {
-    let Overhead {
-        percent, cpu_ns, ..
-    } = profile.overhead?;
+    let &Overhead {
+        percent,
+        cpu_ns,
+        handler_ns,
+        trap_ns,
+        ref functions,
+        ..
+    } = profile.overhead.as_ref()?;
     let percent = match percent {
         0 => "less than 1".to_owned(),
         percent => percent.to_string(),
     };
     let cpu = human::duration(cpu_ns);
+    let all = u128::from(handler_ns) + u128::from(trap_ns);
+    let shares: Vec<String> = functions
+        .iter()
+        .map(|it| (it.function, u128::from(it.overhead_ns) * 100 / all.max(1)))
+        .filter(|&(_, share)| share > 0)
+        .map(|(function, share)| format!("{function} {share} %"))
+        .collect();
+    let shares = match shares.is_empty() {
+        true => String::new(),
+        false => format!("; of that {}", shares.join(", ")),
+    };
     Some(format!(
-        "overhead {percent} % of its {cpu} of CPU time (estimated)"
+        "overhead {percent} % of its {cpu} of CPU time (estimated{shares})"
     ))
 }
 
@@ -174,6 +197,19 @@ pub fn between(interval: Option<&Interval>) -> String {
         Some(Interval { live_bytes, .. }) => format!(" ({})", human::bytes_between(*live_bytes)),
         None => String::new(),
     }
+}
+
+/// What of the live bytes may be gone, if the probes were not always there to see it.
+pub fn unconfirmed(profile: &Profile) -> Option<String> {
+    let unconfirmed = profile.unconfirmed?;
+    let budget = profile.budget.as_ref()?;
+    Some(format!(
+        "of that, {} in {} unconfirmed: the probes were there for {} % of the work, {} times",
+        human::bytes(unconfirmed.unconfirmed_bytes),
+        human::blocks(unconfirmed.unconfirmed_count),
+        budget.seen_percent,
+        human::count(budget.windows),
+    ))
 }
 
 /// Before a count of blocks, of which a sample tells less than of bytes.

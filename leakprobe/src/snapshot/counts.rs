@@ -84,7 +84,14 @@ pub const RANGES_NOT_RECORDED: Count = Count {
     meaning: "kernels that do not tell of brk and mmap (the notes say why)",
 };
 
-const OF_THE_USER_SIDE: [Count; 10] = [
+/// The probes were taken away to keep the overhead within its budget.
+pub const PROBES_AWAY: Count = Count {
+    name: "probes_away",
+    is_loss: true,
+    meaning: "times the probes were taken away to keep the budget: what was freed meanwhile is not known",
+};
+
+const OF_THE_USER_SIDE: [Count; 11] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     MODULES_NOT_UNWOUND,
@@ -95,6 +102,7 @@ const OF_THE_USER_SIDE: [Count; 10] = [
     OPERATORS_NOT_PROBED,
     PAGES_WITHOUT_FAULT,
     RANGES_NOT_RECORDED,
+    PROBES_AWAY,
 ];
 
 impl From<Counter> for Count {

@@ -14,7 +14,7 @@ use leakprobe_common::{
 
 use super::ranges::{Range, left};
 use super::reader::sort;
-use super::{LiveStack, Mapped, Maps, Snapshot, Totals};
+use super::{LiveStack, Mapped, Maps, Snapshot, Totals, Unconfirmed};
 use crate::bpf;
 use crate::probe::growth::Pages as Chosen;
 use crate::sampling::{Estimate, whole_blocks};
@@ -325,6 +325,7 @@ fn summarize(
             }),
             interval: live.map(|live| live.estimate.interval()),
             mapped: stack_mapped,
+            unconfirmed: Unconfirmed::default(),
         });
     }
     snapshot.interval = Some(sum.interval());

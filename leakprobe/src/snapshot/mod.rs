@@ -8,7 +8,7 @@ mod reader;
 mod stacks;
 
 pub use events::Event;
-pub use reader::{LiveStack, Maps, Snapshot, now};
+pub use reader::{Ages, LiveStack, Maps, Snapshot, Unconfirmed, now};
 pub use stacks::{Address, REFRESH, Stacks, Trace};
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
 use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 
 use super::{Mapped, Totals};
 use crate::bpf;
@@ -34,6 +35,28 @@ pub struct LiveStack {
     pub interval: Option<Interval>,
     /// In growth mode: what it has mapped.
     pub mapped: Option<Mapped>,
+    /// What of it may have been freed unseen; only when blocks were read.
+    pub unconfirmed: Unconfirmed,
+}
+
+/// Live blocks from before a time without probes: they may have been freed in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unconfirmed {
+    /// Bytes.
+    pub unconfirmed_bytes: u64,
+    /// Blocks.
+    pub unconfirmed_count: u64,
+}
+
+/// Which of the live blocks count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ages {
+    /// As of when ([`now`]).
+    pub now: u64,
+    /// Younger ones are left out.
+    pub min: Duration,
+    /// Older ones than this moment may have been freed unseen.
+    pub unseen: Option<u64>,
 }
 
 /// The maps' contents at one moment.
@@ -45,6 +68,8 @@ pub struct Snapshot {
     pub totals: Totals,
     /// Where the sum of the live figures truly lies; only of a sample, and when blocks were read.
     pub interval: Option<Interval>,
+    /// Sum of what may have been freed unseen; only when blocks were read.
+    pub unconfirmed: Unconfirmed,
     /// Counts by counter id.
     pub counters: Vec<(Counter, u64)>,
     /// Blocks that are on record but not in their stack's totals, or the other way round.
@@ -57,6 +82,7 @@ pub struct Snapshot {
 #[derive(Clone, Copy)]
 struct Live {
     estimate: Estimate,
+    unconfirmed: Estimate,
     oldest: u64,
     newest: u64,
 }
@@ -117,6 +143,7 @@ impl Maps {
                         ages: None,
                         interval: None,
                         mapped: None,
+                        unconfirmed: Unconfirmed::default(),
                     });
                 }
             },
@@ -126,13 +153,17 @@ impl Maps {
         Ok(snapshot)
     }
 
-    /// Reads every live block as well: exact ages as of `now` ([`now`]), and a check of the totals
-    /// against them. Live figures count blocks of at least `min_age` only.
+    /// Reads every live block as well: ages, and a check of the totals against them.
     ///
     /// # Errors
     ///
     /// If a map cannot be read.
-    pub fn blocks(&self, space: u64, min_age: Duration, now: u64) -> Result<Snapshot> {
+    pub fn blocks(&self, space: u64, ages: Ages) -> Result<Snapshot> {
+        let Ages {
+            now,
+            min: min_age,
+            unseen,
+        } = ages;
         let latest = now.saturating_sub(min_age.as_nanos() as u64);
         let mut live: HashMap<u64, Live> = HashMap::new();
         let mut young: HashMap<u64, Estimate> = HashMap::new();
@@ -149,10 +180,14 @@ impl Maps {
             }
             let stack = live.entry(block.stack).or_insert(Live {
                 estimate: Estimate::default(),
+                unconfirmed: Estimate::default(),
                 oldest: u64::MAX,
                 newest: 0,
             });
             stack.estimate.add(block.size, block.chance);
+            if unseen.is_some_and(|unseen| block.time < unseen) {
+                stack.unconfirmed.add(block.size, block.chance);
+            }
             stack.oldest = stack.oldest.min(block.time);
             stack.newest = stack.newest.max(block.time);
         })
@@ -175,6 +210,14 @@ impl Maps {
             stack.totals.live_count = old.count();
             stack.interval = counted.map(|live| live.estimate.interval());
             sum.merge(&old);
+            if let Some(live) = counted {
+                stack.unconfirmed = Unconfirmed {
+                    unconfirmed_bytes: live.unconfirmed.bytes(),
+                    unconfirmed_count: live.unconfirmed.count(),
+                };
+                snapshot.unconfirmed.unconfirmed_bytes += stack.unconfirmed.unconfirmed_bytes;
+                snapshot.unconfirmed.unconfirmed_count += stack.unconfirmed.unconfirmed_count;
+            }
             stack.ages = counted.map(|live| {
                 (
                     now.saturating_sub(live.oldest),

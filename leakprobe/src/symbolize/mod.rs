@@ -1,11 +1,13 @@
 //! From addresses to frames, or the reason why not.
 
+mod budget;
 mod image;
 mod lookup;
 mod names;
 mod profile;
 mod symbols;
 
+pub use budget::{Budget, BudgetStep};
 pub use names::Names;
 pub use profile::{Header, profile};
 
@@ -13,7 +15,7 @@ use serde::Serialize;
 
 use crate::overhead::Overhead;
 use crate::sampling::Interval;
-use crate::snapshot::{Evidence, Mapped, Totals};
+use crate::snapshot::{Evidence, Mapped, Totals, Unconfirmed};
 use crate::target::{AllocatorInfo, TargetInfo};
 
 /// One frame. Absent facts are `None`, never invented. Names may hold any characters: whoever
@@ -51,6 +53,9 @@ pub struct Stack {
     /// In growth mode: addresses it has mapped and not given back, which is not memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mapped: Option<Mapped>,
+    /// What of it may have been freed unseen; only if the probes were away for a time.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
     /// Age of its oldest live block in nanoseconds; `None` when none is live.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_ns: Option<u64>,
@@ -67,14 +72,19 @@ pub struct Stack {
 /// A recording that is a sample (docs/sampling.md).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Sampling {
-    /// One block was recorded in about so many bytes; above 0.
+    /// One block was recorded in about so many bytes, at the end; above 0.
     pub sample_bytes: u64,
+    /// Whether it was another number before; [`Budget::steps`] has them.
+    pub changed: bool,
 }
 
 impl Sampling {
     /// As asked for on the command line: `None` for 0.
     pub fn of(sample_bytes: u64) -> Option<Self> {
-        (sample_bytes > 0).then_some(Self { sample_bytes })
+        (sample_bytes > 0).then_some(Self {
+            sample_bytes,
+            changed: false,
+        })
     }
 }
 
@@ -114,8 +124,14 @@ pub struct Profile {
     /// What the recording has cost the target, estimated; `None` where it could not be measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overhead: Option<Overhead>,
+    /// What the overhead was allowed to be, and what was done for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Sums over all stacks.
     pub totals: Totals,
+    /// What of the live figures may have been freed unseen; only if the probes were away for a time.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed: Option<Unconfirmed>,
     /// Where the live totals truly lie; only of a sample whose blocks were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Growth, Names, Profile, Sampling, Stack};
+use super::{Budget, Growth, Names, Profile, Sampling, Stack};
 use crate::overhead::Overhead;
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
@@ -22,6 +22,8 @@ pub struct Header {
     pub sampling: Option<Sampling>,
     /// What it has cost the target so far.
     pub overhead: Option<Overhead>,
+    /// What that was allowed to be.
+    pub budget: Option<Budget>,
     /// From the first probe counting to the snapshot.
     pub duration: Duration,
     /// Counts known so far besides those of the snapshot, by name.
@@ -50,6 +52,7 @@ pub fn profile(
     let is_sample =
         header.sampling.is_some() || header.growth.is_some_and(|it| it.sample_pages > 1);
     let sampled = is_sample.then_some(());
+    let was_away = header.budget.as_ref().is_some_and(|it| it.windows > 0);
     let mut without_frames = 0;
     let shown = shown
         .iter()
@@ -59,6 +62,7 @@ pub fn profile(
             Stack {
                 totals: stack.totals,
                 interval: sampled.and(stack.interval),
+                unconfirmed: was_away.then_some(stack.unconfirmed),
                 mapped: stack.mapped,
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
@@ -78,6 +82,7 @@ pub fn profile(
         growth,
         sampling,
         overhead,
+        budget,
         duration,
         mut losses,
         mut notes,
@@ -112,7 +117,9 @@ pub fn profile(
         growth,
         sampling,
         overhead,
+        budget,
         totals: snapshot.totals,
+        unconfirmed: was_away.then_some(snapshot.unconfirmed),
         interval: sampled.and(snapshot.interval),
         evidence: Evidence {
             verdict,

@@ -51,6 +51,14 @@ impl Session {
         );
         progress.say(&note);
         self.notes.push(note);
+        if let Some(governed) = &mut self.governed {
+            if governed.is_away() {
+                // They are placed anew, wherever the new program's allocator is.
+                self.probes.set_duty(0)?;
+                self.probes.record(true)?;
+            }
+            governed.start_over();
+        }
         match &mut self.subject {
             Subject::Heap(heap) => {
                 heap.searching = Some(Search {
@@ -99,7 +107,8 @@ impl Session {
         let is_same = allocator.identity() == heap.allocator.identity();
         self.stacks.refresh(self.process.pid());
         self.update_tables();
-        if by_main_thread && is_same {
+        let in_place = self.probes.placed() > 0;
+        if by_main_thread && in_place && is_same {
             // The same file: the probes are in place already.
             progress.say(&self.goes_on());
             return Ok(());

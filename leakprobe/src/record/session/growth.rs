@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::overhead::{self, Overhead};
 use crate::probe::Probes;
 use crate::probe::growth::{self, Faults, Pages};
 use crate::snapshot::counts::{PAGES_WITHOUT_FAULT, RANGES_NOT_RECORDED};
@@ -22,6 +23,7 @@ pub(super) struct Growth {
     pages: Pages,
     faults: Faults,
     reader: Reader,
+    meter: Option<overhead::Faults>,
     /// Memory of its own that the process had at the attach, bytes.
     bytes_before: u64,
     /// The same at the last look.
@@ -41,6 +43,7 @@ impl Growth {
             pages,
             faults: Faults::default(),
             reader,
+            meter: None,
             bytes_before: 0,
             bytes_now: 0,
             last: None,
@@ -57,7 +60,19 @@ impl Growth {
             probes.set_break(end)?;
         }
         self.faults = Faults::attach(probes.ebpf(), process.pid())?;
+        let programs = growth::programs(probes.ebpf())?;
+        self.meter = Some(overhead::Faults::start(process.pid(), programs));
         Ok(())
+    }
+
+    /// What the programs take, percent; to be asked once a second.
+    pub(super) fn overhead_now(&mut self) -> Option<u64> {
+        self.meter.as_mut().and_then(overhead::Faults::look)
+    }
+
+    /// What they have taken so far.
+    pub(super) fn overhead(&self) -> Option<Overhead> {
+        self.meter.as_ref().and_then(overhead::Faults::overall)
     }
 
     /// Threads that have an event of their own.

@@ -1,5 +1,6 @@
 //! One recording: from the attach to the final profile.
 
+mod budget;
 mod exec;
 mod growth;
 mod heap;
@@ -11,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{MapData, RingBuf};
+use aya::sys::{Stats, enable_stats};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use self::budget::Governed;
 use self::exec::SEARCH;
 use self::growth::Growth;
 use self::heap::Heap;
@@ -23,11 +26,11 @@ use self::tables::TableErrors;
 use super::command::Command;
 use super::progress::Progress;
 use crate::cli::{Config, Mode};
-use crate::overhead::Meter;
+use crate::overhead::{self, Calibration, Gauge, Meter};
 use crate::probe::growth::Pages;
 use crate::probe::{Limits, Probes, danger};
 use crate::snapshot::counts::{EXEC_GAP, MODULES_NOT_UNWOUND, UNREADABLE_EVENTS};
-use crate::snapshot::{Event, Maps, REFRESH, Snapshot, Stacks, Totals, now};
+use crate::snapshot::{Ages, Event, Maps, REFRESH, Snapshot, Stacks, Totals, now};
 use crate::symbolize::{Header, Names, Profile, Sampling, profile};
 use crate::target::{AllocatorInfo, DebugFiles, Process, TargetInfo};
 use crate::unwind::Unwinder;
@@ -45,7 +48,9 @@ pub struct Session {
     unwinder: Unwinder,
     table_errors: TableErrors,
     names: Names,
-    meter: Meter,
+    /// With a budget it measures instead of the meter.
+    governed: Option<Governed>,
+    meter: Option<Meter>,
     space: u64,
     began: Instant,
     attach_time: Duration,
@@ -95,6 +100,7 @@ impl Session {
             max_size: config.max_size,
             sample_bytes: config.sample_bytes,
             pages,
+            changing: config.max_overhead.is_some(),
         };
         let mut probes = Probes::load(&process, limits, config.verbose)?;
         let maps = Maps::take(probes.ebpf())?;
@@ -122,11 +128,20 @@ impl Session {
             placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
         })?;
         unwinder.log_size();
+        let (mut governed, mut meter) = (None, None);
         if let Subject::Heap(heap) = &subject {
             probes.describe(&process, &heap.allocator)?;
+            let gauge = Gauge::new(process.pid(), probes.programs()?, probes.calls()?);
+            let calibration = heap.calibration(&probes);
+            match config.max_overhead {
+                Some(budget) => governed = Some(govern(budget, config, gauge, calibration)?),
+                None => meter = Some((gauge, calibration)),
+            }
         }
-        let programs = probes.programs()?;
         let began = Instant::now();
+        if let Some(governed) = &mut governed {
+            governed.begin()?;
+        }
         probes.record(true)?;
         if let Subject::Growth(growth) = &mut subject {
             growth.begin(&process);
@@ -134,15 +149,7 @@ impl Session {
         if let Some(command) = command {
             command.release()?;
         }
-        let meter = Meter::start(
-            process.pid(),
-            programs,
-            match &subject {
-                Subject::Heap(heap) => Some(heap.calibration(&probes)),
-                Subject::Growth(_) => None, // the fault is the target's own
-            },
-            config.sample_bytes > 0,
-        );
+        let meter = meter.map(|(gauge, calibration)| Meter::start(gauge, calibration));
         let mut session = Self {
             target: process.info(),
             sampling: Sampling::of(config.sample_bytes),
@@ -155,6 +162,7 @@ impl Session {
             unwinder,
             table_errors: TableErrors::default(),
             names: Names::new(config.inlines),
+            governed,
             meter,
             space: 0,
             began,
@@ -231,6 +239,14 @@ impl Session {
                     _ => std::future::pending().await,
                 }
             };
+            let look = async {
+                match &self.governed {
+                    Some(governed) => {
+                        tokio::time::sleep_until(governed.next_look().into()).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             let refresh = async {
                 match self.stacks.waits() {
                     true => sleep(REFRESH).await,
@@ -246,6 +262,7 @@ impl Session {
                     return Ok(());
                 }
                 () = deadline => return Ok(()),
+                () = look => self.keep_budget(progress)?,
                 () = search => self.search_allocator(progress)?,
                 () = refresh => self.locate(false),
                 guard = self.events.readable() => {
@@ -257,9 +274,9 @@ impl Session {
                     self.probes.spare_children(&self.process);
                     self.locate(false);
                     let totals = self.totals_now()?;
-                    let overhead = self.meter.reading();
-                    progress.status(self.began.elapsed(), &totals, overhead.now);
-                    if overhead.too_much && config.guard {
+                    let (overhead, too_much_of_it) = self.overhead_now();
+                    progress.status(self.began.elapsed(), &totals, overhead);
+                    if too_much_of_it && config.guard {
                         let why = too_much(config);
                         progress.say(&why);
                         self.notes.push(why);
@@ -272,6 +289,21 @@ impl Session {
                     print(&profile, config)?;
                 }
             }
+        }
+    }
+
+    /// What the probes took of the last second, percent, and whether it is time to stop for it.
+    fn overhead_now(&mut self) -> (Option<u64>, bool) {
+        if let Subject::Growth(growth) = &mut self.subject {
+            return (growth.overhead_now(), false);
+        }
+        match (&mut self.governed, &self.meter) {
+            (Some(governed), _) => (governed.second(), false),
+            (None, Some(meter)) => {
+                let reading = meter.reading();
+                (reading.now, reading.too_much)
+            }
+            (None, None) => (None, false),
         }
     }
 
@@ -330,6 +362,11 @@ impl Session {
         }
     }
 
+    /// Whether a new program's allocator is looked for.
+    fn is_searching(&self) -> bool {
+        matches!(&self.subject, Subject::Heap(heap) if heap.searching.is_some())
+    }
+
     /// Sums as of now, for the status.
     fn totals_now(&mut self) -> Result<Totals> {
         Ok(match &mut self.subject {
@@ -352,7 +389,10 @@ impl Session {
         let space = self.space;
         match (&mut self.subject, min_age) {
             (Subject::Heap(_), None) => self.maps.totals(space),
-            (Subject::Heap(_), Some(min_age)) => self.maps.blocks(space, min_age, now),
+            (Subject::Heap(_), Some(min_age)) => {
+                let ages = self.ages(min_age, now);
+                self.maps.blocks(space, ages)
+            }
             (Subject::Growth(growth), min_age) => {
                 let age = (min_age.unwrap_or_default(), now);
                 growth.look(&self.maps, &self.process, space, is_final, age)
@@ -374,21 +414,27 @@ impl Session {
             Subject::Heap(_) => None,
             Subject::Growth(growth) => {
                 growth.note(&mut losses, &mut notes);
-                Some(growth.describe())
+                Some(growth)
             }
         };
-        let reading = self.meter.reading();
+        let reading = self.meter.as_ref().map(Meter::reading);
+        let reading = reading.unwrap_or_default();
         notes.extend(
             reading
                 .failure
                 .map(|why| format!("what the recording costs is not known: {why}")),
         );
+        let governed = self.governed.as_ref();
         Header {
             target: self.target.clone(),
             allocator: self.allocator(),
-            growth,
-            sampling: self.sampling,
-            overhead: reading.overall,
+            growth: growth.map(|growth| growth.describe()),
+            sampling: governed.map_or(self.sampling, |it| it.sampling(self.sampling)),
+            overhead: match growth {
+                Some(growth) => growth.overhead(),
+                None => governed.map_or(reading.overall, Governed::overall),
+            },
+            budget: governed.map(Governed::account),
             duration: self.began.elapsed(),
             losses,
             notes,
@@ -408,6 +454,15 @@ impl Session {
         ))
     }
 
+    /// Which live blocks count, as of a moment.
+    fn ages(&self, min: Duration, now: u64) -> Ages {
+        Ages {
+            now,
+            min,
+            unseen: self.governed.as_ref().and_then(Governed::unseen),
+        }
+    }
+
     /// Waits until the last probe is gone. A process that ends while one of its threads removes a
     /// probe leaves that probe in the target: the kernel gives up half-way.
     pub fn wait_for_detach(mut self, progress: &mut Progress) {
@@ -422,13 +477,21 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
-        self.meter.end();
+        if let Some(meter) = &mut self.meter {
+            meter.end();
+        }
+        self.overhead_now();
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
         let placed = self.probes.take();
         self.probes.detach_in_background(placed);
-        self.meter.stop(); // of a very short recording it may still measure traps
+        if let Some(meter) = &mut self.meter {
+            meter.stop(); // of a very short recording it may still measure traps
+        }
+        if let Some(governed) = &mut self.governed {
+            governed.look()?;
+        }
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
         if let Subject::Heap(heap) = &mut self.subject
@@ -453,6 +516,25 @@ impl Session {
             usize::MAX,
         ))
     }
+}
+
+/// With a budget, the price of a trap has to be known before the first one.
+fn govern(
+    budget: u32,
+    config: &Config,
+    mut gauge: Gauge,
+    calibration: Calibration,
+) -> Result<Governed> {
+    // The statistics, which it keeps on, have a price as well.
+    let statistics = enable_stats(Stats::RunTime)
+        .context("failed to switch on the kernel's statistics of BPF programs")?;
+    gauge.set_price(overhead::price(calibration).context("no budget can be kept")?);
+    Ok(Governed::new(
+        budget,
+        config.sample_bytes,
+        gauge,
+        statistics,
+    ))
 }
 
 /// Why the guard stops, and what to do instead.

@@ -58,6 +58,12 @@ fn golden_growth() {
 }
 
 #[test]
+fn golden_governed() {
+    let text = text(&sample::governed(), options(1, false));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn a_sample_knows_nothing_of_the_rest() {
     let mut profile = sample::of_stacks(&[]);
     profile.sampling = Sampling::of(4096);

@@ -1,0 +1,232 @@
+//! The figures behind an overhead: how often each function was called, by the kernel side's own
+//! count, how long a program runs, by the kernel's statistics while they are on, and the CPU time of
+//! the target. Reads when asked; when that is, the meter and the budget decide.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::maps::{MapData, PerCpuArray};
+use leakprobe_common::{Calls, MAX_FUNCTIONS};
+
+use super::statistics::{cpu_time, run_time};
+use super::{FunctionCost, Overhead, Traps};
+use crate::probe::functions::FUNCTIONS;
+use crate::probe::{Program, Runs};
+
+/// Reads what a recording takes.
+pub struct Gauge {
+    pid: u32,
+    programs: Vec<Measured>,
+    calls: PerCpuArray<MapData, [u64; 2]>,
+    traps: Traps,
+    first_cpu: u64,
+    last_cpu: u64,
+    last_calls: [Calls; MAX_FUNCTIONS],
+    /// By function, nanoseconds: in programs, and for traps.
+    spent: [(u64, u64); MAX_FUNCTIONS],
+    hits: u64,
+}
+
+/// A program, and how long it runs.
+struct Measured {
+    program: Program,
+    fd: OwnedFd,
+    /// The kernel's statistics at the last look: nanoseconds, runs.
+    last: (u64, u64),
+    /// Nanoseconds of a run, at the last look that saw one.
+    mean: u64,
+}
+
+/// What happened between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// CPU time of the target, nanoseconds.
+    pub cpu_ns: u64,
+    /// Of that, for probes.
+    pub overhead_ns: u64,
+    /// Calls that ask for a block.
+    pub asked: u64,
+    /// Of these, calls that were followed to their return.
+    pub followed: u64,
+}
+
+impl Share {
+    /// What the probes took, 0 to 100.
+    pub fn percent(&self) -> Option<u64> {
+        (self.cpu_ns > 0).then(|| percent(self.overhead_ns, self.cpu_ns))
+    }
+}
+
+impl Gauge {
+    /// Of `programs` in process `pid`, which has no calls yet.
+    pub fn new(
+        pid: u32,
+        programs: Vec<(Program, OwnedFd)>,
+        calls: PerCpuArray<MapData, [u64; 2]>,
+    ) -> Self {
+        let cpu = cpu_time(pid).unwrap_or(0);
+        let measured = |(program, fd)| Measured {
+            program,
+            fd,
+            last: (0, 0),
+            mean: 0,
+        };
+        Self {
+            pid,
+            programs: programs.into_iter().map(measured).collect(),
+            calls,
+            traps: Traps::default(),
+            first_cpu: cpu,
+            last_cpu: cpu,
+            last_calls: Default::default(),
+            spent: Default::default(),
+            hits: 0,
+        }
+    }
+
+    /// From now on a trap has this price.
+    pub fn set_price(&mut self, traps: Traps) {
+        self.traps = traps;
+    }
+
+    /// Takes in how long programs have run since the last time, as far as the statistics were on.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn weigh(&mut self) -> Result<()> {
+        for Measured { fd, last, mean, .. } in &mut self.programs {
+            let now = run_time(fd.as_fd()).context("failed to read the statistics of a program")?;
+            let (time, runs) = (now.0.saturating_sub(last.0), now.1.saturating_sub(last.1));
+            *mean = time.checked_div(runs).unwrap_or(*mean);
+            *last = now;
+        }
+        Ok(())
+    }
+
+    /// What happened since the last look.
+    ///
+    /// # Errors
+    ///
+    /// If the calls cannot be read.
+    pub fn look(&mut self) -> Result<Share> {
+        // The target may have ended: its last figure stays.
+        let cpu = cpu_time(self.pid).unwrap_or(self.last_cpu);
+        let mut share = Share {
+            cpu_ns: cpu.saturating_sub(self.last_cpu),
+            ..Share::default()
+        };
+        self.last_cpu = cpu;
+        for (number, function) in FUNCTIONS.iter().enumerate() {
+            let gives = function.kind.gives();
+            let calls = self.calls(number)?;
+            let last = std::mem::replace(&mut self.last_calls[number], calls);
+            let entered = calls.entered.saturating_sub(last.entered);
+            let followed = calls.followed.saturating_sub(last.followed);
+            let (entry, back) = (
+                self.mean(gives, Runs::Entry),
+                self.mean(gives, Runs::Return),
+            );
+            let returned = match back {
+                None => 0,
+                Some((Runs::Both, _)) => followed,
+                Some(_) => entered,
+            };
+            let mean = |program: Option<(Runs, u64)>| program.map_or(0, |(_, mean)| mean);
+            let handler = entered.saturating_mul(mean(entry));
+            let handler = handler.saturating_add(returned.saturating_mul(mean(back)));
+            let trap = entered.saturating_mul(self.traps.entry_ns);
+            let trap = trap.saturating_add(returned.saturating_mul(self.traps.return_ns));
+            let spent = &mut self.spent[number];
+            *spent = (
+                spent.0.saturating_add(handler),
+                spent.1.saturating_add(trap),
+            );
+            self.hits += entered + returned;
+            share.overhead_ns = share.overhead_ns.saturating_add(handler + trap);
+            if gives {
+                share.asked += entered;
+                share.followed += followed;
+            }
+        }
+        Ok(share)
+    }
+
+    /// Of the whole recording; `None` if the target has not run.
+    pub fn overhead(&self) -> Option<Overhead> {
+        let cpu_ns = self.last_cpu.saturating_sub(self.first_cpu);
+        if cpu_ns == 0 {
+            return None;
+        }
+        let mut overhead = Overhead {
+            hits: self.hits,
+            cpu_ns,
+            ..Overhead::default()
+        };
+        for (number, function) in FUNCTIONS.iter().enumerate() {
+            let (handler_ns, trap_ns) = self.spent[number];
+            overhead.handler_ns = overhead.handler_ns.saturating_add(handler_ns);
+            overhead.trap_ns = overhead.trap_ns.saturating_add(trap_ns);
+            let Calls { entered, followed } = self.last_calls[number];
+            if entered > 0 {
+                overhead.functions.push(FunctionCost {
+                    function: function.name,
+                    calls: entered,
+                    followed,
+                    overhead_ns: handler_ns.saturating_add(trap_ns),
+                });
+            }
+        }
+        overhead
+            .functions
+            .sort_by_key(|it| std::cmp::Reverse(it.overhead_ns));
+        let taken = overhead.handler_ns.saturating_add(overhead.trap_ns);
+        overhead.percent = percent(taken, cpu_ns);
+        Some(overhead)
+    }
+
+    /// The program for the functions that give blocks, or for the others, at one end of a call: where
+    /// it runs, and how long.
+    fn mean(&self, gives: bool, end: Runs) -> Option<(Runs, u64)> {
+        let wanted = |it: &&Measured| {
+            it.program.gives == gives && (it.program.runs == end || it.program.runs == Runs::Both)
+        };
+        let measured = self.programs.iter().find(wanted)?;
+        Some((measured.program.runs, measured.mean))
+    }
+
+    fn calls(&self, number: usize) -> Result<Calls> {
+        let by_cpu = self.calls.get(&(number as u32), 0);
+        let by_cpu = by_cpu.context("failed to read the numbers of calls")?;
+        let add = |sum: Calls, &[entered, followed]: &[u64; 2]| Calls {
+            entered: sum.entered + entered,
+            followed: sum.followed + followed,
+        };
+        Ok(by_cpu.iter().fold(Calls::default(), add))
+    }
+}
+
+/// A part in percent, rounded. The estimate may be above what is possible, the figure not.
+fn percent(part: u64, whole: u64) -> u64 {
+    let (part, whole) = (u128::from(part), u128::from(whole.max(1)));
+    ((part * 100 + whole / 2) / whole).min(100) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_above_a_hundred() {
+        assert_eq!(percent(90, 100), 90);
+        assert_eq!(percent(u64::MAX, 1), 100);
+        assert_eq!(percent(1, 0), 100);
+        assert_eq!(percent(4, 1000), 0);
+        assert_eq!(percent(5, 1000), 1);
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_target_that_did_not_run() {
+        assert_eq!(Share::default().percent(), None);
+    }
+}
