@@ -243,12 +243,15 @@ unsafe extern "C" fn look(_task: *mut c_void, vma: *mut c_void, mapping: *mut c_
 
 /// Pages of a huge one, as a power of two.
 const PAGES_BITS: u64 = (HUGE_BYTES / PAGE_BYTES).trailing_zeros() as u64;
-/// Bits of an entry of [`QUIET`] for its time, in about seconds.
+/// Bits of an entry of [`QUIET`] for its time.
 const TIME_BITS: u64 = 28;
+/// A region is quiet for so many nanoseconds as a power of two, 67 ms. Should its small pages go and a huge one come
+/// meanwhile, that is missed, and found by the user side as pages without a fault.
+const QUIET_BITS: u64 = 26;
 
 /// Whether the fault has brought a huge page: then all of its pages are there. Nine are looked at, and
 /// the user side makes sure later. To look at a page that is not there costs as much as a fault, so a
-/// region with small pages is left alone for a second.
+/// region with small pages is left alone for a while.
 #[inline(always)]
 fn brought_huge_page(address: u64) -> bool {
     let Some(quiet) = QUIET.get_ptr_mut(0) else {
@@ -256,7 +259,7 @@ fn brought_huge_page(address: u64) -> bool {
     };
     let region = address / HUGE_BYTES;
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() } >> 30 & ((1 << TIME_BITS) - 1);
+    let now = unsafe { bpf_ktime_get_ns() } >> QUIET_BITS & ((1 << TIME_BITS) - 1);
     let seen = region << TIME_BITS | now;
     let index = opaque(region ^ region >> 13) & (QUIET_ENTRIES as u64 - 1);
     // SAFETY: the index is masked; an aligned word is read and written whole.

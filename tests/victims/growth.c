@@ -80,6 +80,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < AFTER; i++)
         if (pthread_create(&late[i], NULL, thread, NULL)) die("pthread_create failed");
 
+    /* Before anything is unmapped: a place where small pages were just now is not looked at. */
+    char *of_huge = map((HUGE_PAGES + 1) * HUGE, MAP_PRIVATE);
     size_t many = argc > 1 && !strcmp(argv[1], "many") ? 64 : 1;
     touch_first(map(many * 1000 * PAGE, MAP_PRIVATE), many * 1000);
     count(&first, many * 1000);
@@ -101,8 +103,7 @@ int main(int argc, char **argv) {
     fill_by_read(map(32 * PAGE, MAP_PRIVATE), 32);
     count(&by_read, 32);
 
-    at = map((HUGE_PAGES + 1) * HUGE, MAP_PRIVATE);
-    at += -(uintptr_t)at % HUGE;
+    at = of_huge + -(uintptr_t)of_huge % HUGE;
     madvise(at, HUGE_PAGES * HUGE, MADV_HUGEPAGE);
     touch_huge(at, HUGE_PAGES * HUGE / PAGE);
     count(&huge, HUGE_PAGES * HUGE / PAGE);
