@@ -15,9 +15,9 @@ pub const HUGE_MARK: u64 = 1;
 #[inline(always)]
 pub const fn is_chosen(address: u64, seed: u64, shift: u64) -> bool {
     // The finalizer of MurmurHash3: each bit of the page number changes half of the result's.
-    let mut hash = address / PAGE_BYTES ^ seed;
-    hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let mut hash = (address / PAGE_BYTES) ^ seed;
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^= hash >> 33;
     hash & ((1 << (shift & 63)) - 1) == 0
 }
