@@ -30,7 +30,7 @@ const DEFAULT_SAMPLE_PAGES: u64 = 64;
 #[derive(Debug)]
 pub enum Command {
     /// Record a process and report.
-    Record(Config),
+    Record(Box<Config>),
     /// Check the machine and, if given, a process.
     Doctor {
         /// PID as the user sees it.
@@ -141,7 +141,7 @@ pub fn parse<T: Into<OsString> + Clone>(
         Some(Action::Doctor { pid }) => Command::Doctor { pid },
         Some(Action::Completions { shell }) => Command::Completions(shell),
         Some(Action::Man) => Command::Man,
-        None => Command::Record(validate(args)?),
+        None => Command::Record(Box::new(validate(args)?)),
     })
 }
 

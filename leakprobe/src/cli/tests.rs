@@ -17,7 +17,7 @@ fn words(line: &str) -> Vec<String> {
 
 fn config(line: &str) -> Config {
     match parse(words(line)) {
-        Ok(Command::Record(config)) => config,
+        Ok(Command::Record(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }

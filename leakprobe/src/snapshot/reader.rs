@@ -78,6 +78,11 @@ pub struct Snapshot {
     pub mapped: Option<Mapped>,
 }
 
+/// A block on record: address and block.
+pub(super) type Record = (u64, Block);
+/// A stack on record.
+pub(super) type StackRecord = (StackKey, StackTotals);
+
 /// Live bytes and blocks of one stack, and when its oldest and newest block were given out.
 #[derive(Clone, Copy)]
 struct Live {
@@ -234,10 +239,7 @@ impl Maps {
 
     /// Reads the blocks of an address space, sorted by address, and the totals of all its stacks, also of
     /// those without a block.
-    pub(super) fn all(
-        &self,
-        space: u64,
-    ) -> Result<(Vec<(u64, Block)>, Vec<(StackKey, StackTotals)>)> {
+    pub(super) fn all(&self, space: u64) -> Result<(Vec<Record>, Vec<StackRecord>)> {
         let (mut blocks, mut stacks) = (Vec::new(), Vec::new());
         bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
             if key.space == space {
