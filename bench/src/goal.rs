@@ -88,6 +88,13 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     }
 }
 
+/// The median of ratios, and from where to where they go.
+pub fn ratio(ratios: Vec<f64>) -> (f64, String) {
+    let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    (median(ratios), format!("({lowest:.2} - {most:.2})"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,5 @@
-//! What leakprobe costs: `pair`, `peer` and `unwind` measure the target, `report` measures leakprobe itself.
+//! What leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` measure the target, `report` and
+//! `self` leakprobe itself.
 //!
 //! A program of its own, not a part of xtask, because it uses the library that leakprobe is made of
 //! and xtask has to stay quick to build. How to read the figures is in docs/performance.md.
@@ -6,10 +7,14 @@
 mod floor;
 mod goal;
 mod machine;
+mod own;
 mod pair;
 mod peer;
 mod report;
+mod scale;
+mod server;
 mod unwind;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -37,6 +42,13 @@ enum Benchmark {
     Peer(peer::Options),
     /// The report of a million live blocks: how long it takes, and in how much memory.
     Report(report::Options),
+    /// Many threads, and many processes at once: whether a malloc+free pair costs more then.
+    Scale(scale::Options),
+    /// Leakprobe itself: attaching, detaching, CPU time, memory.
+    #[command(name = "self")]
+    Own(own::Options),
+    /// A Node HTTP server in a container: the requests per second that it keeps under each mode.
+    Server(server::Options),
     /// A frame of the stack, measured by an empty probe.
     Unwind(unwind::Options),
 }
@@ -59,6 +71,9 @@ fn run(benchmark: &Benchmark) -> Result<Goals> {
         Benchmark::Pair(options) => pair::run(options)?,
         Benchmark::Peer(options) => peer::run(options)?,
         Benchmark::Report(options) => report::run(options)?,
+        Benchmark::Scale(options) => scale::run(options)?,
+        Benchmark::Own(options) => own::run(options)?,
+        Benchmark::Server(options) => server::run(options)?,
         Benchmark::Unwind(options) => unwind::run(options)?,
     };
     print!("\n{goals}");

@@ -46,6 +46,11 @@ impl Leakprobe {
         Leakprobe { process, folder }
     }
 
+    /// Its PID.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Waits until it says that all probes count.
     pub fn wait_until_recording(&self) {
         self.process.stderr_line("recording ");

@@ -1,7 +1,7 @@
 /* What a pair of malloc(64) and free costs: `pair THREADS PAIRS|SECONDSs FRAMES`. At each go byte
  * every thread runs PAIRS pairs (or as many as it can in SECONDS, a decimal number with an `s`),
- * and one line of JSON says what a pair took; at the end of stdin it leaves. In one process, so
- * that the same code can be measured unprobed and probed.
+ * and one line of JSON says what a pair took, by the clock and in CPU time; at the end of stdin it
+ * leaves. In one process, so that the same code can be measured unprobed and probed.
  *
  * FRAMES, 3 at the least, counts from the caller of malloc to main (in thread 0) or to the
  * thread's function, both included; what a libc has below main is not counted. Without arguments:
@@ -14,13 +14,15 @@ enum { MAX_THREADS = 64, SIZE = 64, BATCH = 64 };
 static unsigned long threads = 1, pairs = 100000, frames = 5;
 static uint64_t limit_ns;
 static pthread_barrier_t started, finished;
-static uint64_t done_pairs[MAX_THREADS], took_ns[MAX_THREADS];
+static uint64_t done_pairs[MAX_THREADS], took_ns[MAX_THREADS], cpu_ns[MAX_THREADS];
 
-static uint64_t now_ns(void) {
+static uint64_t clock_ns(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
+
+static uint64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
 
 static inline __attribute__((always_inline)) void run(unsigned long count) {
     for (unsigned long i = 0; i < count; i++) {
@@ -32,6 +34,7 @@ static inline __attribute__((always_inline)) void run(unsigned long count) {
 
 /* The caller of malloc. */
 FRAME static void loop(unsigned long me) {
+    uint64_t cpu_start = clock_ns(CLOCK_THREAD_CPUTIME_ID);
     uint64_t start = now_ns(), end = start, done = 0;
     if (limit_ns) {
         for (; end - start < limit_ns; end = now_ns(), done += BATCH) run(BATCH);
@@ -42,6 +45,7 @@ FRAME static void loop(unsigned long me) {
     }
     done_pairs[me] = done;
     took_ns[me] = end - start;
+    cpu_ns[me] = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_start;
 }
 
 /* `left` + 1 frames. */
@@ -63,14 +67,19 @@ FRAME static void *thread(void *number) {
 
 static void report(void) {
     static struct text text;
-    uint64_t all_pairs = 0, all_ns = 0;
-    for (unsigned long i = 0; i < threads; i++) all_pairs += done_pairs[i], all_ns += took_ns[i];
+    uint64_t all_pairs = 0, all_ns = 0, all_cpu_ns = 0;
+    for (unsigned long i = 0; i < threads; i++) {
+        all_pairs += done_pairs[i];
+        all_ns += took_ns[i];
+        all_cpu_ns += cpu_ns[i];
+    }
     uint64_t picoseconds = (uint64_t)((double)all_ns * 1000 / (double)all_pairs);
     put(&text, "{\"victim\":\"pair\"");
     put_field(&text, "threads", threads);
     put_field(&text, "frames", frames);
     put_field(&text, "pairs", all_pairs);
     put_field(&text, "thread_ns", all_ns);
+    put_field(&text, "cpu_ns", all_cpu_ns);
     put_field(&text, "ns_per_pair", picoseconds / 1000);
     /* Three decimals. */
     put(&text, ".");

@@ -52,7 +52,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure what leakprobe costs: `pair`, `peer` and `unwind` its target, `report` itself. Needs root.
+    /// Measure what leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` its target, `report`
+    /// and `self` itself. Needs root.
     #[command(disable_help_flag = true)]
     Bench {
         /// The benchmark and its options; `--help` lists them.

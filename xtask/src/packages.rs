@@ -50,6 +50,8 @@ pub const TESTS: &[&str] = &[
 pub const MUSL_DEBUG: &[&str] = &["gcc", "libc6-dev", "make", "tar"];
 /// Running the benchmarks.
 pub const BENCHMARKS: &[&str] = &["bpftrace", "gcc", "libc6-dev", "musl-tools"];
+/// Running those of them that have a server.
+pub const SERVER_BENCHMARKS: &[&str] = &["util-linux", "wrk"];
 /// Running the demonstration.
 pub const DEMO: &[&str] = &["gcc", "libc6-dev"];
 
@@ -83,6 +85,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("sqlite3", "/usr/bin/sqlite3"),
     ("tar", "tar"),
     ("util-linux", "setpriv"),
+    ("wrk", "wrk"),
     ("xz-utils", "xz"),
 ];
 

@@ -9,7 +9,7 @@ use aya::maps::{MapData, PerCpuArray};
 use leakprobe_common::{Calls, MAX_FUNCTIONS};
 
 use super::statistics::{cpu_time, run_time};
-use super::{FunctionCost, Overhead, Traps};
+use super::{FunctionCost, Overhead, Price, Traps};
 use crate::probe::functions::FUNCTIONS;
 use crate::probe::{Program, Runs};
 
@@ -18,7 +18,7 @@ pub struct Gauge {
     pid: u32,
     programs: Vec<Measured>,
     calls: PerCpuArray<MapData, [u64; 2]>,
-    traps: Traps,
+    price: Price,
     first_cpu: u64,
     last_cpu: u64,
     last_calls: [Calls; MAX_FUNCTIONS],
@@ -75,7 +75,7 @@ impl Gauge {
             pid,
             programs: programs.into_iter().map(measured).collect(),
             calls,
-            traps: Traps::default(),
+            price: Price::default(),
             first_cpu: cpu,
             last_cpu: cpu,
             last_calls: Default::default(),
@@ -85,8 +85,8 @@ impl Gauge {
     }
 
     /// From now on a trap has this price.
-    pub fn set_price(&mut self, traps: Traps) {
-        self.traps = traps;
+    pub fn set_price(&mut self, price: Price) {
+        self.price = price;
     }
 
     /// Takes in how long programs have run since the last time, as far as the statistics were on.
@@ -117,6 +117,9 @@ impl Gauge {
             ..Share::default()
         };
         self.last_cpu = cpu;
+        let mut new = [(0, 0, 0); MAX_FUNCTIONS];
+        let mut handlers = 0u64;
+        let mut hits = 0;
         for (number, function) in FUNCTIONS.iter().enumerate() {
             let gives = function.kind.gives();
             let calls = self.calls(number)?;
@@ -135,19 +138,24 @@ impl Gauge {
             let mean = |program: Option<(Runs, u64)>| program.map_or(0, |(_, mean)| mean);
             let handler = entered.saturating_mul(mean(entry));
             let handler = handler.saturating_add(returned.saturating_mul(mean(back)));
-            let trap = entered.saturating_mul(self.traps.entry_ns);
-            let trap = trap.saturating_add(returned.saturating_mul(self.traps.return_ns));
-            let spent = &mut self.spent[number];
-            *spent = (
-                spent.0.saturating_add(handler),
-                spent.1.saturating_add(trap),
-            );
-            self.hits += entered + returned;
-            share.overhead_ns = share.overhead_ns.saturating_add(handler + trap);
+            new[number] = (entered, returned, handler);
+            handlers = handlers.saturating_add(handler);
+            hits += entered + returned;
             if gives {
                 share.asked += entered;
                 share.followed += followed;
             }
+        }
+        self.hits += hits;
+        let traps = self.traps(share.cpu_ns.saturating_sub(handlers), &new, hits);
+        for ((entered, returned, handler), spent) in new.into_iter().zip(&mut self.spent) {
+            let trap = traps.cost(entered, returned);
+            spent.0 = spent.0.saturating_add(handler);
+            spent.1 = spent.1.saturating_add(trap);
+            share.overhead_ns = share
+                .overhead_ns
+                .saturating_add(handler)
+                .saturating_add(trap);
         }
         Ok(share)
     }
@@ -193,6 +201,14 @@ impl Gauge {
         };
         let measured = self.programs.iter().find(wanted)?;
         Some((measured.program.runs, measured.mean))
+    }
+
+    /// What traps have cost among so many nanoseconds of work and of traps.
+    fn traps(&self, cpu_ns: u64, calls: &[(u64, u64, u64)], hits: u64) -> Traps {
+        let alone = self.price.alone;
+        let least: u64 = calls.iter().map(|it| alone.cost(it.0, it.1)).sum();
+        let work = cpu_ns.saturating_sub(least).checked_div(hits);
+        self.price.at(work.unwrap_or_default())
     }
 
     fn calls(&self, number: usize) -> Result<Calls> {

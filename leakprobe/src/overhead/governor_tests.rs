@@ -135,7 +135,7 @@ fn then_the_probes_are_away_for_most_of_the_time() {
         let (first_away, _) = first_away.expect("away");
         assert!(*first_away < Duration::from_secs(1), "{first_away:?}");
         let taken = run.percent();
-        assert!(taken < percent && taken > percent * 0.6, "{taken}");
+        assert!(taken < percent && taken > percent * 0.5, "{taken}");
         // What the windows are said to stand for is all of the work, but for the last cycle.
         let seen = run.seen / run.work;
         assert!((seen - 1.0).abs() < 0.1, "{percent}: {seen}");

@@ -52,6 +52,31 @@ pub struct FunctionCost {
     pub overhead_ns: u64,
 }
 
+/// What traps cost, by what the target does between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Price {
+    /// Nothing else.
+    pub alone: Traps,
+    /// Work, as most programs do.
+    pub among_work: Traps,
+}
+
+impl Price {
+    /// Work between two traps, nanoseconds, after which the caches hold little of the last one.
+    const FULL: u64 = 1000;
+
+    /// Where there is so much work between two traps, nanoseconds.
+    pub fn at(&self, work_ns: u64) -> Traps {
+        let work = work_ns.min(Self::FULL);
+        let mix =
+            |alone: u64, among: u64| (alone * (Self::FULL - work) + among * work) / Self::FULL;
+        Traps {
+            entry_ns: mix(self.alone.entry_ns, self.among_work.entry_ns),
+            return_ns: mix(self.alone.return_ns, self.among_work.return_ns),
+        }
+    }
+}
+
 /// Nanoseconds that a trap takes with a program that does nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traps {
@@ -59,4 +84,32 @@ pub struct Traps {
     pub entry_ns: u64,
     /// What a return costs on top.
     pub return_ns: u64,
+}
+
+impl Traps {
+    /// Of so many entries and returns, nanoseconds.
+    fn cost(self, entries: u64, returns: u64) -> u64 {
+        let entries = entries.saturating_mul(self.entry_ns);
+        entries.saturating_add(returns.saturating_mul(self.return_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_work_the_more_a_trap_costs() {
+        let traps = |entry_ns, return_ns| Traps {
+            entry_ns,
+            return_ns,
+        };
+        let price = Price {
+            alone: traps(1000, 800),
+            among_work: traps(2000, 1000),
+        };
+        assert_eq!(price.at(0), price.alone);
+        assert_eq!(price.at(500), traps(1500, 900));
+        assert_eq!(price.at(u64::MAX), price.among_work);
+    }
 }

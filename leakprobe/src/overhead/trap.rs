@@ -1,6 +1,11 @@
 //! The price of a trap: what a call of a tiny function takes longer in a child of our own once an
 //! empty program is attached to it, in the same way and on an instruction of the same kind as in the
 //! target. Neither the target nor leakprobe itself is touched.
+//!
+//! There are two prices. In a loop that does nothing else, the kernel finds all it needs in the caches.
+//! Between the calls of a real program there is other work: the kernel's part of a trap has left the
+//! caches meanwhile, and leaves them without that of the program, which makes a trap more expensive by a
+//! fifth to as much again. So it is measured with such work as well.
 
 use std::arch::naked_asm;
 use std::ffi::CStr;
@@ -15,14 +20,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::statistics::clock_time;
-use super::{CHILD, Traps};
+use super::{CHILD, Price, Traps};
 use crate::probe::multi::{self, Code, LinkKind, Places};
 use crate::probe::site::SiteCost;
 use crate::probe::trial;
 use crate::probe::way::Way;
 
 /// Calls between two looks at the clock.
-const BATCH: u64 = 128;
+const BATCH: u64 = 32;
 /// The child measures for so long at each go.
 const LIMIT: Duration = Duration::from_millis(10);
 
@@ -49,6 +54,64 @@ extern "C" fn stepped() {
     naked_asm!("mov rax, rdi", "ret")
 }
 
+/// Lines of code that are run between the calls, in no order.
+const LINES: usize = 2048;
+/// Bytes from one to the next, a cache line.
+const LINE: usize = 64;
+/// How many of them, which takes some microseconds.
+const RUN: usize = 64;
+
+/// All lines, each with some jumps; a line is called by its place.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn lines() {
+    naked_asm!(
+        ".rept {lines}",
+        ".balign {line}",
+        "jmp 2f",
+        ".skip 6, 0xcc",
+        "2: jmp 3f",
+        ".skip 6, 0xcc",
+        "3: ret",
+        ".balign {line}, 0xcc",
+        ".endr",
+        lines = const LINES,
+        line = const LINE,
+    )
+}
+
+/// What a program does between two calls: runs and reads here and there.
+struct Work {
+    data: Vec<u64>,
+    state: u64,
+}
+
+impl Work {
+    fn new() -> Self {
+        Self {
+            data: vec![1; 1 << 16],
+            state: 1,
+        }
+    }
+
+    fn go(&mut self) {
+        // The first line begins at the first boundary.
+        let first = (lines as *const () as usize).next_multiple_of(LINE);
+        for _ in 0..RUN {
+            // Knuth's generator; its upper bits are good enough.
+            self.state = self.state.wrapping_mul(6_364_136_223_846_793_005);
+            self.state = self.state.wrapping_add(1_442_695_040_888_963_407);
+            let random = (self.state >> 33) as usize;
+            let line = first + random % (LINES - 1) * LINE;
+            // SAFETY: each line is a function without arguments that touches nothing.
+            let line: extern "C" fn() = unsafe { std::mem::transmute(line) };
+            line();
+            let place = random / LINES % self.data.len();
+            self.data[place] = self.data[place].wrapping_add(self.state);
+        }
+    }
+}
+
 fn function(cost: SiteCost) -> extern "C" fn() {
     match cost {
         SiteCost::Emulated => emulated,
@@ -61,7 +124,7 @@ fn function(cost: SiteCost) -> extern "C" fn() {
 /// # Errors
 ///
 /// If an empty probe cannot be placed in a child.
-pub fn price(what: Calibration) -> Result<Traps> {
+pub fn price(what: Calibration) -> Result<Price> {
     let (send, price) = channel();
     thread::spawn(move || calibrate(what, &send));
     let price = price.recv();
@@ -69,20 +132,19 @@ pub fn price(what: Calibration) -> Result<Traps> {
 }
 
 /// Measures, and sends the outcome before the probes are taken away, which takes the kernel 100 ms.
-pub fn calibrate(what: Calibration, send: &Sender<Result<Traps>>) {
+pub fn calibrate(what: Calibration, send: &Sender<Result<Price>>) {
     let mut links = Vec::new();
-    let traps = measure(what, &mut links).context("failed to measure what a trap costs");
-    log::debug!("overhead: {traps:?} for {what:?}");
-    let _ = send.send(traps); // nobody waits when the recording has ended
+    let price = measure(what, &mut links).context("failed to measure what a trap costs");
+    log::debug!("overhead: {price:?} for {what:?}");
+    let _ = send.send(price); // nobody waits when the recording has ended
 }
 
-fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Traps> {
+fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
     let mut child = Traced::start(what.cost)?;
     let offset = trial::file_offset(function(what.cost) as usize as u64)?;
     let free = child.nanoseconds()?;
     links.extend(attach(what.way, child.child.id(), offset, false)?);
     let entry = child.nanoseconds()?;
-    let entry_ns = entry.saturating_sub(free);
     // A session takes the trap at the entry as well; the others share it.
     if what.way == Way::Session {
         links.clear();
@@ -91,18 +153,37 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Traps> {
         links.extend(link);
         child.nanoseconds()
     });
-    let return_ns = match both {
-        Ok(both) => both.saturating_sub(entry),
-        Err(error) => {
-            // Where the kernel kills what is under a seccomp filter, for instance.
-            log::debug!("overhead: a return is taken for an entry: {error:#}");
-            entry_ns
+    let both = both.map_err(|error| {
+        // Where the kernel kills what is under a seccomp filter, for instance.
+        log::debug!("overhead: a return is taken for an entry: {error:#}");
+    });
+    let traps = |which: fn(&Times) -> u64| {
+        let entry_ns = which(&entry).saturating_sub(which(&free));
+        let return_ns = match &both {
+            Ok(both) => which(both).saturating_sub(which(&entry)),
+            Err(()) => entry_ns,
+        };
+        Traps {
+            entry_ns,
+            return_ns,
         }
     };
-    Ok(Traps {
-        entry_ns,
-        return_ns,
+    let (alone, among_work) = (traps(|it| it.alone), traps(|it| it.among_work));
+    Ok(Price {
+        alone,
+        // Work makes no trap cheaper; a figure that says so was disturbed.
+        among_work: Traps {
+            entry_ns: among_work.entry_ns.max(alone.entry_ns),
+            return_ns: among_work.return_ns.max(alone.return_ns),
+        },
     })
+}
+
+/// What a call takes, nanoseconds.
+struct Times {
+    alone: u64,
+    /// With the work.
+    among_work: u64,
 }
 
 /// Attaches an empty program to our own code in a child.
@@ -158,14 +239,19 @@ impl Traced {
     }
 
     /// What a call takes now.
-    fn nanoseconds(&mut self) -> Result<u64> {
+    fn nanoseconds(&mut self) -> Result<Times> {
         let mut line = String::new();
         self.stdin
             .write_all(b"g")
             .and_then(|()| self.stdout.read_line(&mut line))
             .context("failed to talk to the child")?;
-        let nanoseconds = line.trim().parse();
-        nanoseconds.context("the child was killed")
+        let times = line.trim().split_once(' ').and_then(|(alone, among_work)| {
+            Some(Times {
+                alone: alone.parse().ok()?,
+                among_work: among_work.parse().ok()?,
+            })
+        });
+        times.context("the child was killed")
     }
 }
 
@@ -176,7 +262,8 @@ impl Drop for Traced {
     }
 }
 
-/// What the child does: for each byte on stdin a line on stdout, the nanoseconds of a call.
+/// What the child does: for each byte on stdin a line on stdout, the nanoseconds of a call alone and of
+/// one with work.
 ///
 /// # Errors
 ///
@@ -189,21 +276,25 @@ pub fn run_child(cost: &str) -> io::Result<()> {
     // Not the buffered ones: nothing else runs here.
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut stdout = io::stdout().lock();
+    let mut work = Work::new();
     while stdin.read(&mut [0])? > 0 {
-        writeln!(stdout, "{}", time_of_call(function(cost)))?;
+        let alone = time_of_call(function(cost), || ());
+        let among_work = time_of_call(function(cost), || work.go());
+        writeln!(stdout, "{alone} {among_work}")?;
         stdout.flush()?;
     }
     Ok(())
 }
 
 /// The median over batches, in CPU time, so that other processes hardly matter.
-fn time_of_call(function: extern "C" fn()) -> u64 {
+fn time_of_call(function: extern "C" fn(), mut work: impl FnMut()) -> u64 {
     let clock = || clock_time(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0);
     let end = Instant::now() + LIMIT;
     let mut times = Vec::new();
     while times.len() < 3 || (Instant::now() < end && times.len() < 1000) {
         let start = clock();
         for _ in 0..BATCH {
+            work();
             function();
         }
         times.push(clock().saturating_sub(start) / BATCH);
@@ -217,9 +308,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_work_comes_by_all_lines() {
+        let mut work = Work::new();
+        for _ in 0..1000 {
+            work.go();
+        }
+        assert!(time_of_call(function(SiteCost::Emulated), || work.go()) > 100);
+    }
+
+    #[test]
     fn a_call_takes_less_than_a_trap() {
         for cost in [SiteCost::Emulated, SiteCost::SingleStepped] {
-            assert!(time_of_call(function(cost)) < 1000, "{cost}");
+            assert!(time_of_call(function(cost), || ()) < 1000, "{cost}");
         }
     }
 }

@@ -174,6 +174,7 @@ impl Session {
         let at = self.began.elapsed();
         let share = governed.look()?;
         let percent = governed.account.percent;
+        log::trace!("budget: {share:?}");
         match governed.governor.look(at, share) {
             Order::Keep => {}
             Order::Sample(bytes) => {
@@ -196,6 +197,7 @@ impl Session {
                 governed.away_since = Some(time);
                 governed.unseen = Some(time);
                 self.probes.detach_at_once();
+                log::debug!("budget: the probes are away after a window with {share:?}");
                 *self.losses.entry(PROBES_AWAY.name.to_owned()).or_default() += 1;
                 if first {
                     let what = "the probes are in place only now and then";
@@ -213,6 +215,10 @@ impl Session {
                     return Err(error);
                 }
                 let share = governed.look()?;
+                log::debug!(
+                    "budget: the probes are back after {:?}, {share:?}",
+                    self.began.elapsed() - at
+                );
                 let duty = governed.governor.placed(share);
                 governed.unseen = Some(now()?);
                 governed.away_since = None;
