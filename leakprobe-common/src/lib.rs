@@ -2,10 +2,12 @@
 //! counter ids. Plain `repr(C)` data without padding and without logic.
 #![no_std]
 
+mod growth;
 mod sampling;
 mod signature;
 mod unwind;
 
+pub use growth::*;
 pub use sampling::*;
 pub use signature::*;
 pub use unwind::*;
@@ -18,7 +20,7 @@ pub const MAX_FRAMES: usize = 127;
 /// handler interrupted the one below and allocates itself.
 pub const MAX_NESTED_CALLS: usize = 4;
 
-/// Key of a live block.
+/// Key of a live block; in growth mode of a page.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockKey {
@@ -137,11 +139,14 @@ pub enum Control {
     /// The part of the target's work during which the probes are in place, in 2^-32, if they are
     /// taken away now and then; else 0. Written by the user side.
     Duty = 6,
+    /// In growth mode: where the target's heap ends, 0 while unknown. Set by the user side at the
+    /// attach, and followed by the kernel side.
+    Break = 7,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 7;
+    pub const ALL: usize = 8;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.
@@ -229,4 +234,7 @@ counters! {
     /// Two stacks have the same id.
     StackCollisions = 17, "stack_collisions", true,
         "allocations not recorded because another stack has the same id";
+    /// The map of mapped ranges was full.
+    RangesFull = 18, "ranges_full", true,
+        "mappings not recorded because the map of mappings was full";
 }

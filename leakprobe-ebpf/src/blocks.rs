@@ -13,7 +13,7 @@ use crate::thread::Thread;
 const EEXIST: i32 = -17;
 
 #[inline(always)]
-fn key(address: u64) -> BlockKey {
+pub fn key(address: u64) -> BlockKey {
     BlockKey {
         address,
         space: control(Control::Space),
@@ -67,7 +67,7 @@ pub fn record(address: u64, block: &Block, check: u64, thread: &mut Thread, anno
 
 /// Bytes, and blocks in 2^-20, that a recorded block stands for.
 #[inline(always)]
-fn stands_for(block: &Block) -> (u64, u64) {
+pub fn stands_for(block: &Block) -> (u64, u64) {
     if SAMPLING.load() == 0 || block.chance == 0 {
         return (block.size, 1 << COUNT_FRACTION_BITS);
     }
@@ -79,7 +79,7 @@ fn stands_for(block: &Block) -> (u64, u64) {
 
 /// Totals of a stack, made when it is new. `None` if there is no room.
 #[inline(always)]
-fn totals(stack: &StackKey, check: u64) -> Option<*mut StackTotals> {
+pub fn totals(stack: &StackKey, check: u64) -> Option<*mut StackTotals> {
     if let Some(totals) = STACKS.get_ptr_mut(stack) {
         return Some(totals);
     }

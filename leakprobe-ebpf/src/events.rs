@@ -49,9 +49,9 @@ pub fn signal_deliver(ctx: &RawTracePointContext) -> i32 {
     0
 }
 
-/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
+/// Whether the running process is the target.
 #[inline(always)]
-pub fn exec(ctx: &RawTracePointContext) -> i32 {
+pub fn is_target() -> bool {
     let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
     // SAFETY: the helper fills in `ids`, whose size it is told.
     let status = unsafe {
@@ -62,7 +62,13 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
             size_of::<bpf_pidns_info>() as u32,
         )
     };
-    if status != 0 || ids.tgid != TARGET_PID.load() {
+    status == 0 && ids.tgid == TARGET_PID.load()
+}
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
+#[inline(always)]
+pub fn exec(ctx: &RawTracePointContext) -> i32 {
+    if !is_target() {
         return 0;
     }
     // Whichever thread did it has the main thread's id by now.
@@ -74,6 +80,7 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
     set_control(Control::Space, space);
     set_control(Control::Trampoline, 0);
     set_control(Control::AllocatorStart, 0);
+    set_control(Control::Break, 0);
     info!(
         ctx,
         "the target executed a new program: address space {}", space

@@ -2,7 +2,8 @@
 //!
 //! `call` follows allocator calls from entry to return, `thread` tells which count, `sample` draws
 //! which are recorded, `blocks` keeps what is live and the totals of each `stack`, which `walk` follows
-//! by the rules of `unwind` or the `trail` of the last walk; `events` watches signals, execs, exits.
+//! by the rules of `unwind` or the `trail` of the last walk; `events` watches signals, execs, exits;
+//! `growth` follows page faults instead of calls.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
 #![no_main]
@@ -14,6 +15,7 @@ mod arch;
 mod blocks;
 mod call;
 mod events;
+mod growth;
 mod maps;
 mod sample;
 mod stack;
@@ -22,8 +24,10 @@ mod trail;
 mod unwind;
 mod walk;
 
-use aya_ebpf::macros::{raw_tracepoint, uprobe, uretprobe};
-use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext};
+use aya_ebpf::macros::{fexit, perf_event, raw_tracepoint, uprobe, uretprobe};
+use aya_ebpf::programs::{
+    FExitContext, PerfEventContext, ProbeContext, RawTracePointContext, RetProbeContext,
+};
 
 use crate::call::{enter, free, is_return, leave};
 
@@ -80,6 +84,34 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exit(_ctx: RawTracePointContext) -> i32 {
     events::thread_exit()
+}
+
+/// A page fault of the target.
+#[perf_event]
+pub fn page_fault(ctx: PerfEventContext) -> u32 {
+    growth::fault(&ctx);
+    0
+}
+
+/// The end of the system call `brk`.
+#[fexit(function = "__x64_sys_brk")]
+pub fn leave_brk(ctx: FExitContext) -> i32 {
+    growth::brk(&ctx);
+    0
+}
+
+/// The end of the system call `mmap`.
+#[fexit(function = "__x64_sys_mmap")]
+pub fn leave_mmap(ctx: FExitContext) -> i32 {
+    growth::mmap(&ctx);
+    0
+}
+
+/// The end of the system call `mremap`.
+#[fexit(function = "__x64_sys_mremap")]
+pub fn leave_mremap(ctx: FExitContext) -> i32 {
+    growth::mremap(&ctx);
+    0
 }
 
 #[cfg(not(test))]

@@ -10,9 +10,10 @@ use leakprobe_common::{
     Control, Counter, EventKind, MAX_FRAMES, STACK_END_SHIFT, StackEnd, StackEvent, StackKey,
 };
 
+use crate::arch::Interrupted;
 use crate::maps::{EVENTS, control, count, opaque};
 use crate::thread::Thread;
-use crate::walk::{BEYOND, EXACTLY, Start, walk};
+use crate::walk::{BEYOND, EXACTLY, Position, Start, walk, walk_from};
 
 /// Whether a frame of the stack has its return address at `place`. `None` if the stack could not be
 /// followed that far.
@@ -30,6 +31,19 @@ pub fn passes(start: Start, place: u64, thread: &mut Thread) -> Option<bool> {
 #[inline(always)]
 pub fn identify(start: Start, thread: &mut Thread) -> (u64, u64) {
     walk(start, 0, thread);
+    identity(thread)
+}
+
+/// The same for a thread that did not call anything, but was interrupted.
+#[inline(always)]
+pub fn identify_interrupted(at: Interrupted, thread: &mut Thread) -> (u64, u64) {
+    walk_from(Position::interrupted(at), 0, thread);
+    identity(thread)
+}
+
+/// What the stack walked last is known by.
+#[inline(always)]
+fn identity(thread: &mut Thread) -> (u64, u64) {
     let walk = &thread.walk;
     if walk.end != StackEnd::Start as u64 {
         count_end(walk.end);

@@ -102,6 +102,8 @@ pub struct Thread {
     pub trails: [Trail; 2],
     /// A part of the stack.
     pub window: [u64; WINDOW],
+    /// In growth mode: its faults up to the one that was recorded last.
+    pub faults: u64,
 }
 
 const NO_CALL: Call = Call {
@@ -150,6 +152,7 @@ static NEW_THREAD: Thread = Thread {
     },
     trails: [Trail::NONE; 2],
     window: [0; WINDOW],
+    faults: 0,
 };
 
 impl Thread {

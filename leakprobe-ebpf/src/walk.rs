@@ -305,13 +305,49 @@ fn signal(thread: &mut Thread) -> c_long {
 /// Walks from `start`; not beyond the return address at `until`, unless that is 0.
 #[inline(always)]
 pub fn walk(start: Start, until: u64, thread: &mut Thread) {
+    let caller = Position {
+        address: start.ip.wrapping_sub(1),
+        sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
+        fp: start.fp,
+        frame: start.ip,
+    };
+    walk_from(caller, until, thread);
+}
+
+/// Where a thread is, and what its first frame is.
+#[derive(Clone, Copy)]
+pub struct Position {
+    /// What the first rule is looked up by.
+    pub address: u64,
+    pub sp: u64,
+    pub fp: u64,
+    /// As it goes into the stack.
+    pub frame: u64,
+}
+
+impl Position {
+    /// Of a thread that was interrupted between two instructions: as after a signal's frame.
+    #[inline(always)]
+    pub fn interrupted(at: arch::Interrupted) -> Self {
+        Self {
+            address: at.ip,
+            sp: at.sp,
+            fp: at.fp,
+            frame: at.ip | FRAME_EXACT,
+        }
+    }
+}
+
+/// The same from any position.
+#[inline(always)]
+pub fn walk_from(position: Position, until: u64, thread: &mut Thread) {
     let tables = unwind::tables();
     let trail = thread.walk.trail ^ (until == 0) as u64;
     let none = opaque(0); // or LLVM calls a function to clear what lies side by side
     thread.walk = Walk {
-        address: start.ip.wrapping_sub(1),
-        sp: start.sp.wrapping_add(arch::RETURN_ADDRESS_BELOW_CFA),
-        fp: start.fp,
+        address: position.address,
+        sp: position.sp,
+        fp: position.fp,
         hash: none,
         check: none,
         len: none,
@@ -330,7 +366,7 @@ pub fn walk(start: Start, until: u64, thread: &mut Thread) {
             last.len = 0;
         }
         thread.trail(trail).tables = tables;
-        arrive(thread, start.ip, ALONE);
+        arrive(thread, position.frame, ALONE);
     }
     let mut context: *mut Thread = thread;
     let callback: unsafe extern "C" fn(u32, *mut c_void) -> c_long = step;

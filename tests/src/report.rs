@@ -14,8 +14,10 @@ pub struct Report {
     pub target: Target,
     /// From the first probe counting to the snapshot, in nanoseconds.
     pub duration_ns: u64,
-    /// What was probed.
-    pub allocator: Allocator,
+    /// What was probed; not in growth mode.
+    pub allocator: Option<Allocator>,
+    /// Only in growth mode: how it was recorded.
+    pub growth: Option<Growth>,
     /// Only of a sample: how it was taken.
     pub sampling: Option<Sampling>,
     /// What the recording has cost; `None` where it was not measured.
@@ -47,6 +49,28 @@ pub struct Target {
     pub exe: Option<String>,
     /// Clock ticks since boot.
     pub start_time: u64,
+}
+
+/// A recording of growth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Growth {
+    /// One page in so many was recorded.
+    pub sample_pages: u64,
+    /// The process's own memory at the attach, bytes.
+    pub own_bytes_before: u64,
+    /// At the end.
+    pub own_bytes: u64,
+    /// What is mapped.
+    pub mapped: Option<Mapped>,
+}
+
+/// Addresses that were mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Mapped {
+    /// Bytes still mapped.
+    pub bytes: u64,
+    /// Calls of which something is.
+    pub count: u64,
 }
 
 /// The allocator.
@@ -177,6 +201,8 @@ pub struct Stack {
     pub totals: Totals,
     /// Only of a sample: where the live figures truly lie.
     pub interval: Option<Interval>,
+    /// Only in growth mode: what it has mapped.
+    pub mapped: Option<Mapped>,
     /// Age of the oldest live block in nanoseconds.
     pub oldest_ns: Option<u64>,
     /// Age of the newest live block in nanoseconds.

@@ -183,7 +183,8 @@ impl Run {
     }
 
     fn check_allocator(&self, name: &str, is_path: impl Fn(&str) -> bool) {
-        let allocator = &self.report.allocator;
+        let allocator = self.report.allocator.as_ref();
+        let allocator = allocator.expect("an allocator");
         assert_eq!(allocator.name, name);
         assert!(is_path(&allocator.path), "{}", allocator.path);
     }

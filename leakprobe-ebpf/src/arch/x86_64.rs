@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::pt_regs;
 
-use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_user};
 
 use crate::maps::read_user;
 
@@ -77,4 +77,40 @@ pub fn interrupted(sp: u64) -> Option<Interrupted> {
         unsafe { bpf_probe_read_user(sp.wrapping_add(UCONTEXT_RBP) as *const [u64; 7]) }.ok()?;
     let [fp, _, _, _, _, sp, ip] = saved;
     Some(Interrupted { ip, sp, fp })
+}
+
+/// Where a thread was when it entered the kernel, by a fault or a system call. The registers are read
+/// as any memory of the kernel.
+#[inline(always)]
+pub fn left_user_space(regs: *const pt_regs) -> Option<Interrupted> {
+    use core::mem::offset_of;
+    let regs = regs as u64;
+    // SAFETY: the helper checks the addresses. `rip` is followed by two words and `rsp`.
+    unsafe {
+        let fp = bpf_probe_read_kernel((regs + offset_of!(pt_regs, rbp) as u64) as *const u64);
+        let rest =
+            bpf_probe_read_kernel((regs + offset_of!(pt_regs, rip) as u64) as *const [u64; 4]);
+        let [ip, _, _, sp] = rest.ok()?;
+        Some(Interrupted {
+            ip,
+            sp,
+            fp: fp.ok()?,
+        })
+    }
+}
+
+/// First four arguments of a system call.
+#[inline(always)]
+pub fn system_call_arguments(regs: *const pt_regs) -> Option<[u64; 4]> {
+    use core::mem::offset_of;
+    let read = |offset: usize| {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel((regs as u64 + offset as u64) as *const u64) }.ok()
+    };
+    Some([
+        read(offset_of!(pt_regs, rdi))?,
+        read(offset_of!(pt_regs, rsi))?,
+        read(offset_of!(pt_regs, rdx))?,
+        read(offset_of!(pt_regs, r10))?,
+    ])
 }

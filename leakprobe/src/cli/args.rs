@@ -102,6 +102,27 @@ pub struct Args {
     #[arg(long, value_parser = values::duration, value_name = "TIME", default_value = "5s", value_hint = ValueHint::Other, help_heading = "Recording")]
     pub interval: Duration,
 
+    /// What to record
+    ///
+    /// `heap` follows the allocator: each block, from when it is given out until it is given back.
+    /// `growth` probes nothing, and costs next to nothing: it takes the stacks of the page faults by
+    /// which the process gets memory from the kernel, and reports what of that is still resident.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        default_value = "heap",
+        help_heading = "Recording"
+    )]
+    pub mode: Mode,
+
+    /// Record one in so many pages, in growth mode [default: 64]
+    ///
+    /// A power of two; any other number is rounded up to one. 1 records every page. Huge pages
+    /// are always recorded.
+    #[arg(long, value_parser = values::sample_pages, value_name = "N", value_hint = ValueHint::Other, help_heading = "Recording")]
+    pub sample_pages: Option<u64>,
+
     /// Ignore blocks smaller than this, such as 64KiB
     ///
     /// Such blocks are not recorded at all. Units: K, KiB (1024), KB (1000), and so on with M, G, T.
@@ -121,14 +142,14 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 4_194_304, value_parser = value_parser!(u32).range(1..=MAX_LIVE_LIMIT), value_hint = ValueHint::Other, help_heading = "Recording")]
     pub max_live: u32,
 
-    /// Record a sample only: one block in about so many bytes, such as 512KiB
+    /// Record a sample only: one block in about so many bytes, such as 512KiB [default: 0]
     ///
     /// Each block is recorded with a probability that grows with its size, 1 - e^(-size/BYTES); large
     /// ones always. Calls whose blocks are not recorded cost the process much less. All figures are then
     /// estimates for all blocks, with 95 % intervals; stacks that hold less than three times BYTES
     /// may not appear at all. 0 records every block. Up to 1GiB, units as for --min-size.
-    #[arg(long, value_parser = values::sample_bytes, value_name = "BYTES", default_value = "0", value_hint = ValueHint::Other, help_heading = "Recording")]
-    pub sample_bytes: u64,
+    #[arg(long, value_parser = values::sample_bytes, value_name = "BYTES", value_hint = ValueHint::Other, help_heading = "Recording")]
+    pub sample_bytes: Option<u64>,
 
     /// Keep what recording takes of the target's CPU time below this, such as 5 (percent)
     ///
@@ -233,6 +254,15 @@ pub enum Action {
     ///
     /// To read it: leakprobe man > leakprobe.1 && man ./leakprobe.1
     Man,
+}
+
+/// What is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Blocks of the allocator
+    Heap,
+    /// Pages from the kernel
+    Growth,
 }
 
 /// Format of the report on stdout.

@@ -37,6 +37,14 @@ pub enum UsageError {
         /// Bytes.
         max_size: u64,
     },
+    /// An option of the other mode.
+    #[error("{option} only makes sense with `--mode {mode}`: leave it out, or choose that mode")]
+    OtherMode {
+        /// The option.
+        option: &'static str,
+        /// The mode it belongs to.
+        mode: &'static str,
+    },
     /// `-q` and `-v`.
     #[error("--quiet and --verbose contradict each other: leave one of them out")]
     QuietAndVerbose,

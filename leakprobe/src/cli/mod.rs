@@ -16,18 +16,21 @@ use std::time::Duration;
 use clap::Parser;
 
 use self::args::{Action, Args};
-pub use self::args::{Color, StdoutFormat};
+pub use self::args::{Color, Mode, StdoutFormat};
 pub use self::error::{ParseError, UsageError};
 pub use self::generate::{write_completions, write_man};
 pub use self::output::{Output, check_outputs, write_atomically};
 use crate::report;
 pub use clap_complete::Shell;
 
+/// One page in so many is recorded if nothing else is asked for.
+const DEFAULT_SAMPLE_PAGES: u64 = 64;
+
 /// What to do.
 #[derive(Debug)]
 pub enum Command {
     /// Record a process and report.
-    Record(Config),
+    Record(Box<Config>),
     /// Check the machine and, if given, a process.
     Doctor {
         /// PID as the user sees it.
@@ -62,6 +65,10 @@ pub struct Config {
     pub min_size: u64,
     /// Blocks larger than this are not recorded, bytes; `u64::MAX` when not asked for.
     pub max_size: u64,
+    /// What to record.
+    pub mode: Mode,
+    /// In growth mode one in so many pages is recorded, a power of two.
+    pub sample_pages: u64,
     /// Entries of the live-block map; at least 1.
     pub max_live: u32,
     /// One block is recorded in about so many bytes, at most 1 GiB; 0 records every block.
@@ -134,7 +141,7 @@ pub fn parse<T: Into<OsString> + Clone>(
         Some(Action::Doctor { pid }) => Command::Doctor { pid },
         Some(Action::Completions { shell }) => Command::Completions(shell),
         Some(Action::Man) => Command::Man,
-        None => Command::Record(validate(args)?),
+        None => Command::Record(Box::new(validate(args)?)),
     })
 }
 
@@ -163,6 +170,22 @@ fn validate(args: Args) -> Result<Config, UsageError> {
     }
     if args.interval.is_zero() {
         return Err(UsageError::ZeroTime("--interval"));
+    }
+    let of_heap = [
+        (args.min_size.is_some(), "--min-size"),
+        (args.max_size.is_some(), "--max-size"),
+        (args.sample_bytes.is_some(), "--sample-bytes"),
+        (args.max_overhead.is_some(), "--max-overhead"),
+    ];
+    let (others, mode) = match args.mode {
+        Mode::Heap => (
+            &[(args.sample_pages.is_some(), "--sample-pages")][..],
+            "growth",
+        ),
+        Mode::Growth => (&of_heap[..], "heap"),
+    };
+    if let Some(&(_, option)) = others.iter().find(|(given, _)| *given) {
+        return Err(UsageError::OtherMode { option, mode });
     }
     let (min_size, max_size) = (
         args.min_size.unwrap_or(0),
@@ -197,7 +220,9 @@ fn validate(args: Args) -> Result<Config, UsageError> {
         min_size,
         max_size,
         max_live: args.max_live,
-        sample_bytes: args.sample_bytes,
+        sample_bytes: args.sample_bytes.unwrap_or(0),
+        mode: args.mode,
+        sample_pages: args.sample_pages.unwrap_or(DEFAULT_SAMPLE_PAGES),
         max_overhead: args.max_overhead,
         guard: !args.no_guard,
         stdout_format: args.format,

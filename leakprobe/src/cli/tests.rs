@@ -17,7 +17,7 @@ fn words(line: &str) -> Vec<String> {
 
 fn config(line: &str) -> Config {
     match parse(words(line)) {
-        Ok(Command::Record(config)) => config,
+        Ok(Command::Record(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
 }
@@ -35,6 +35,12 @@ fn definitions_are_consistent() {
 }
 
 #[test]
+fn growth_has_pages() {
+    let growth = config("--pid 1 --mode growth --sample-pages 100");
+    assert_eq!((growth.mode, growth.sample_pages), (Mode::Growth, 128));
+}
+
+#[test]
 fn a_pid_alone_gives_the_defaults() {
     let expected = Config {
         source: Source::Pid(1234),
@@ -49,6 +55,8 @@ fn a_pid_alone_gives_the_defaults() {
         max_size: u64::MAX,
         max_live: 4_194_304,
         sample_bytes: 0,
+        mode: Mode::Heap,
+        sample_pages: 64,
         max_overhead: None,
         guard: true,
         stdout_format: StdoutFormat::Text,
@@ -96,6 +104,8 @@ fn every_option_arrives() {
         max_size: 10_000_000,
         max_live: 1000,
         sample_bytes: 524_288,
+        mode: Mode::Heap,
+        sample_pages: 64,
         max_overhead: Some(250),
         guard: false,
         stdout_format: StdoutFormat::Json,
@@ -175,6 +185,12 @@ fn each_mistake_gets_one_sentence() {
         ("--pid 1 --max-live 0", "1..=134217728"),
         ("--pid 1 --sample-bytes 2GiB", "more than 1GiB"),
         ("--pid 1 --sample-bytes all", "64KiB"),
+        ("--pid 1 --sample-pages 0", "such as 64"),
+        ("--pid 1 --mode leaks", "heap, growth"),
+        ("--pid 1 --sample-pages 8", "--mode growth"),
+        ("--pid 1 --mode growth --sample-bytes 1", "--mode heap"),
+        ("--pid 1 --mode growth --min-size 1", "--mode heap"),
+        ("--pid 1 --mode growth --max-size 1", "--mode heap"),
         ("--pid 1 --format xml", "text, json"),
         ("--pid 1 --durtion 3s", "'--duration'"),
         ("sleep 5", "goes after `--`"),

@@ -55,6 +55,17 @@ pub fn sample_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads of how many pages one is recorded, rounded up to a power of two.
+pub fn sample_pages(text: &str) -> Result<u64, String> {
+    const LIMIT: u64 = 1 << 16;
+    match text.trim().parse::<u64>() {
+        Ok(pages @ 1..=LIMIT) => Ok(pages.next_power_of_two()),
+        _ => Err(format!(
+            "write a number from 1, for every page, to {LIMIT}, such as 64"
+        )),
+    }
+}
+
 /// Reads `5`, `0.5`, `5%` into hundredths of a percent.
 pub fn percent(text: &str) -> Result<u32, String> {
     let advice = || "write a percentage from 0.1 to 90, such as 5".to_string();
@@ -176,6 +187,16 @@ mod tests {
         }
         for text in ["1073741825", "2GiB", "-1", "all"] {
             assert!(sample_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn samples_of_pages_are_powers_of_two() {
+        for (text, pages) in [("1", 1), ("2", 2), ("60", 64), ("64", 64), ("65536", 65536)] {
+            assert_eq!(sample_pages(text), Ok(pages), "{text}");
+        }
+        for text in ["0", "-1", "65537", "all", "1.5", ""] {
+            assert!(sample_pages(text).is_err(), "{text}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{Check, Status};
 use crate::probe::feature::{Feature, is_supported};
+use crate::probe::growth::{self, Pages};
 use crate::probe::way::{self, Choice};
 use crate::probe::{Limits, Probes};
 use crate::report::escape::shorten;
@@ -135,16 +136,46 @@ pub fn programs() -> Check {
     }
 }
 
+/// Whether `--mode growth` works, and all of it.
+pub fn growth() -> Check {
+    let name = "growth mode";
+    let loaded = unattached(Some(Pages::draw(1))).and_then(|mut probes| {
+        growth::load(probes.ebpf())?;
+        Ok(growth::attach_system_calls(probes.ebpf()))
+    });
+    match loaded {
+        Ok(Ok(_)) => Check::ok(name, "page faults, brk and mmap".to_owned()),
+        Ok(Err(error)) => Check::ok(
+            name,
+            shorten(
+                &format!("page faults; not brk and mmap: {error:#}").replace('\n', " "),
+                400,
+            ),
+        ),
+        Err(error) => Check::degraded(
+            name,
+            shorten(&format!("{error:#}").replace('\n', " "), 400),
+            "only `--mode growth` needs it",
+        ),
+    }
+}
+
 fn load() -> Result<usize> {
+    unattached(None)?.load_all()
+}
+
+/// For leakprobe itself.
+fn unattached(pages: Option<Pages>) -> Result<Probes> {
     let process = Process::open(std::process::id())?;
     let limits = Limits {
         max_live: 1,
         min_size: 0,
         max_size: u64::MAX,
         sample_bytes: 0,
+        pages,
         changing: false,
     };
-    Probes::load(&process, limits, false)?.load_all()
+    Probes::load(&process, limits, false)
 }
 
 /// `answers` in the order of [`WANTED`].

@@ -100,6 +100,7 @@ fn machine_checks() -> Vec<Check> {
     // Whatever is missing would only be told a second time.
     if would_work(&checks) {
         checks.push(bpf::programs());
+        checks.push(bpf::growth());
     }
     checks
 }

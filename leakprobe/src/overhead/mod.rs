@@ -2,6 +2,7 @@
 //! and the traps that lead there, at a price found out on a child of our own, as a share of the
 //! target's CPU time. An estimate: calls are counted, but what one takes is an average.
 
+mod faults;
 mod gauge;
 mod governor;
 mod guard;
@@ -11,6 +12,7 @@ mod trap;
 
 use serde::Serialize;
 
+pub use faults::Faults;
 pub use gauge::{Gauge, Share};
 pub use governor::{Governor, Order};
 pub use guard::Guard;

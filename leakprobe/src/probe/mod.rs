@@ -5,6 +5,8 @@ mod children;
 pub mod danger;
 pub mod feature;
 pub mod functions;
+pub mod growth;
+mod layout;
 mod links;
 pub mod multi;
 mod object;

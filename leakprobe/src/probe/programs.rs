@@ -16,6 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use leakprobe_common::{Chances, Control};
 
 use super::children::Children;
+use super::growth::Pages;
 use super::links::{Link, Linker, Program};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
@@ -40,6 +41,8 @@ pub struct Limits {
     pub max_size: u64,
     /// One block is recorded in about so many bytes; 0 records every block.
     pub sample_bytes: u64,
+    /// In growth mode: of the pages.
+    pub pages: Option<Pages>,
     /// Whether that may change ([`Probes::set_sample`]).
     pub changing: bool,
 }
@@ -81,15 +84,19 @@ impl Probes {
         let inode = namespace.ino();
         let pid = process.pid();
         let log_level = if verbose { LOG_DEBUG } else { 0 };
+        let pages = limits.pages.unwrap_or_default();
+        let layout = pages.layout.unwrap_or_default();
+        let sampling = limits.sample_bytes > 0 || limits.changing || pages.shift > 0;
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
-            .override_global(
-                "SAMPLING",
-                &u64::from(limits.sample_bytes > 0 || limits.changing),
-                true,
-            )
+            .override_global("SAMPLING", &u64::from(sampling), true)
+            .override_global("PAGES_SHIFT", &pages.shift, true)
+            .override_global("PAGES_SEED", &pages.seed, true)
+            .override_global("VM_FILE", &layout.file, true)
+            .override_global("VM_FLAGS", &layout.flags, true)
+            .override_global("TASK_FAULTS", &layout.faults, true)
             .override_global("TARGET_PID", &pid, true)
             .override_global("PID_NS_DEVICE", &device, true)
             .override_global("PID_NS_INODE", &inode, true)
@@ -98,7 +105,11 @@ impl Probes {
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
         draw_by(&mut ebpf, limits.sample_bytes)?;
-        let linker = Linker::new(way::choose()?.way, OBJECT, &ebpf)?;
+        let way = match limits.pages {
+            None => way::choose()?.way,
+            Some(_) => Way::Single, // there is nothing to place
+        };
+        let linker = Linker::new(way, OBJECT, &ebpf)?;
         let control = ebpf
             .take_map("CONTROL")
             .context("the BPF object has no map CONTROL")?;
@@ -108,7 +119,9 @@ impl Probes {
         let control_fd = data.fd().as_fd().try_clone_to_owned();
         let control_fd = control_fd.context("failed to duplicate a descriptor")?;
         let control = Array::try_from(control)?;
-        for (name, tracepoint) in TRACEPOINTS {
+        // The first is for calls in flight.
+        let skipped = usize::from(limits.pages.is_some());
+        for (name, tracepoint) in TRACEPOINTS.into_iter().skip(skipped) {
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program
                 .load()
@@ -178,6 +191,15 @@ impl Probes {
     /// If the kernel refuses the map update.
     pub fn set_trampoline(&mut self, address: u64) -> Result<()> {
         self.set(Control::Trampoline, address)
+    }
+
+    /// Tells the programs where the target's heap ends.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_break(&mut self, address: u64) -> Result<()> {
+        self.set(Control::Break, address)
     }
 
     /// Tells the programs how to recognise calls that come from the allocator's own code.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::cli::{self, Config, Output, Source, StdoutFormat};
+use crate::cli::{self, Config, Mode, Output, Source, StdoutFormat};
 use crate::report::{self, Format};
 use crate::symbolize::Profile;
 use crate::target::Process;
@@ -49,7 +49,8 @@ async fn pipeline(config: &Config) -> Result<ExitCode> {
     };
     cli::check_outputs(&outputs)?;
 
-    let mut progress = Progress::new(config.quiet).suggest_sampling(config.sample_bytes == 0);
+    let mut progress = Progress::new(config.quiet)
+        .suggest_sampling(config.mode == Mode::Heap && config.sample_bytes == 0);
     let mut session = Session::attach(process, command.as_mut(), config)?;
     progress.attached(&session);
     session

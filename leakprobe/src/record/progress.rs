@@ -56,19 +56,20 @@ impl Progress {
 
     /// Tells what was attached to.
     pub fn attached(&mut self, session: &Session) {
-        let (target, allocator) = (session.target(), session.allocator());
+        let target = session.target();
         let pid = if target.pid == target.ns_pid {
             target.pid.to_string()
         } else {
             format!("{} ({} in its container)", target.pid, target.ns_pid)
         };
+        let allocator = session.allocator().map_or(String::new(), |allocator| {
+            let (name, path) = (&allocator.name, &allocator.path);
+            format!("{} ({}), ", escape::visible(name), escape::visible(path))
+        });
         self.say(&format!(
-            "recording {} pid {pid}: {} ({}), {} probes on {} functions; attached in {} ms",
+            "recording {} pid {pid}: {allocator}{}; attached in {} ms",
             escape::visible(&target.comm),
-            escape::visible(&allocator.name),
-            escape::visible(&allocator.path),
-            session.probes(),
-            session.functions(),
+            session.attached(),
             session.attach_time().as_millis(),
         ));
     }

@@ -77,8 +77,10 @@ fn profiles(name: &str) -> [Profile; 2] {
     everywhere.stacks[0].frames = vec![frame.clone(), nameless, frame];
     everywhere.target.comm = name.to_string();
     everywhere.target.exe = Some(name.to_string());
-    everywhere.allocator.name = name.to_string();
-    everywhere.allocator.path = name.to_string();
+    if let Some(allocator) = &mut everywhere.allocator {
+        allocator.name = name.to_string();
+        allocator.path = name.to_string();
+    }
     everywhere.evidence.notes = vec![name.to_string()];
     everywhere.evidence.losses.insert(name.to_string(), 1);
     let prefix: String = name.chars().take(3).collect();

@@ -86,6 +86,7 @@ mod tests {
             &serde_json::to_value(sample::governed()).unwrap(),
             &mut names,
         );
+        keys(&serde_json::to_value(sample::growth()).unwrap(), &mut names);
         names.extend(Count::all().map(|count| count.name.to_string()));
         for name in names {
             assert!(

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::overhead::{FunctionCost, Overhead};
 use crate::sampling::Interval;
-use crate::snapshot::{Evidence, Totals, Unconfirmed, Verdict};
-use crate::symbolize::{Budget, BudgetStep, Frame, Profile, Sampling, Stack};
+use crate::snapshot::{Evidence, Mapped, Totals, Unconfirmed, Verdict};
+use crate::symbolize::{Budget, BudgetStep, Frame, Growth, Profile, Sampling, Stack};
 use crate::target::{AllocatorInfo, TargetInfo};
 
 const SECOND: u64 = 1_000_000_000;
@@ -35,10 +35,11 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
             start_time: 1,
         },
         duration_ns: 30 * SECOND,
-        allocator: AllocatorInfo {
+        allocator: Some(AllocatorInfo {
             name: "glibc".to_string(),
             path: "/lib/x86_64-linux-gnu/libc.so.6".to_string(),
-        },
+        }),
+        growth: None,
         sampling: None,
         overhead: None,
         budget: None,
@@ -122,10 +123,10 @@ pub fn profile() -> Profile {
         exe: Some("/usr/local/bin/node".to_string()),
         start_time: 8_812_345,
     };
-    profile.allocator = AllocatorInfo {
+    profile.allocator = Some(AllocatorInfo {
         name: "musl".to_string(),
         path: "/lib/ld-musl-x86_64.so.1".to_string(),
-    };
+    });
     profile.duration_ns = 90 * SECOND;
     profile.overhead = Some(Overhead {
         percent: 12,
@@ -175,6 +176,22 @@ pub fn sampled() -> Profile {
     profile
 }
 
+/// A recording of growth.
+pub fn growth() -> Profile {
+    let mut profile = sampled();
+    profile.sampling = None;
+    profile.allocator = None;
+    let mapped = |bytes, count| Some(Mapped { bytes, count });
+    profile.growth = Some(Growth {
+        sample_pages: 64,
+        own_bytes_before: 52_428_800,
+        own_bytes: 90_177_536,
+        mapped: mapped(70_254_592, 3),
+    });
+    profile.stacks[1].mapped = mapped(70_254_592, 3);
+    profile
+}
+
 /// The same as if a budget had been kept.
 pub fn governed() -> Profile {
     let mut profile = sampled();
@@ -219,6 +236,7 @@ fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
             freed_count: allocated_count - live_count,
         },
         interval: None,
+        mapped: None,
         unconfirmed: None,
         oldest_ns: age(72),
         newest_ns: age(2),

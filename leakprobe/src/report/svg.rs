@@ -45,7 +45,8 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 /// What is drawn, and of whom.
 fn title(profile: &Profile) -> String {
     format!(
-        "leakprobe: live bytes{}, {} ({})",
+        "leakprobe: {} bytes{}, {} ({})",
+        words::Terms::of(profile).live,
         words::sampled(profile).map_or(String::new(), |sampled| format!(" (sampled: {sampled})")),
         words::comm(&profile.target),
         profile.target.pid

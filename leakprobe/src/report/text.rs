@@ -32,13 +32,15 @@ pub fn write_top(profile: &Profile, options: Options, out: &mut dyn Write) -> io
     let totals = &profile.totals;
     let elapsed = human::duration(profile.duration_ns);
     let live = words::live(profile);
+    let terms = words::Terms::of(profile);
     let allocated = human::bytes(totals.allocated_bytes);
     let freed = human::bytes(totals.freed_bytes);
     write!(
         out,
-        "{bold}[{elapsed}]{bold:#} {live}; allocated {allocated}, freed {freed}"
+        "{bold}[{elapsed}]{bold:#} {live}; {} {allocated}, {} {freed}",
+        terms.allocated, terms.freed
     )?;
-    if profile.sampling.is_some() {
+    if words::sampled(profile).is_some() {
         write!(out, "; SAMPLED")?;
     }
     match profile.evidence.verdict {
@@ -56,15 +58,15 @@ fn write_target(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
     let duration = human::duration(profile.duration_ns);
     writeln!(out, "{bold}{comm}{bold:#}, {pid}, watched for {duration}")?;
     let exe = visible(target.exe.as_deref().unwrap_or("executable not known"));
-    let allocator = visible(&profile.allocator.name);
-    let path = visible(&profile.allocator.path);
-    writeln!(
-        out,
-        "{dim}{}, allocator {} ({}){dim:#}",
-        shorten_path(&exe, 50),
-        shorten(&allocator, 30),
-        shorten_path(&path, 50)
-    )?;
+    let allocator = profile.allocator.as_ref().map_or(String::new(), |it| {
+        let (name, path) = (visible(&it.name), visible(&it.path));
+        let (name, path) = (shorten(&name, 30), shorten_path(&path, 50));
+        format!(", allocator {name} ({path})")
+    });
+    writeln!(out, "{dim}{}{allocator}{dim:#}", shorten_path(&exe, 50))?;
+    if let Some(growth) = words::growth(profile) {
+        writeln!(out, "{dim}{growth}{dim:#}")?;
+    }
     if let Some(overhead) = words::overhead(profile) {
         writeln!(out, "{dim}{overhead}{dim:#}")?;
     }
@@ -85,10 +87,15 @@ fn write_target(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
 fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::Result<()> {
     let bytes = styles.bytes;
     let totals = &profile.totals;
+    let terms = words::Terms::of(profile);
     let rows = [
-        ("live", totals.live_bytes, totals.live_count),
-        ("allocated", totals.allocated_bytes, totals.allocated_count),
-        ("freed", totals.freed_bytes, totals.freed_count),
+        (terms.live, totals.live_bytes, totals.live_count),
+        (
+            terms.allocated,
+            totals.allocated_bytes,
+            totals.allocated_count,
+        ),
+        (terms.freed, totals.freed_bytes, totals.freed_count),
     ];
     let counts = rows.map(|(_, _, count)| human::count(count));
     let width = counts.iter().map(String::len).max().unwrap_or(0);
@@ -97,7 +104,7 @@ fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
     let unconfirmed = words::unconfirmed(profile);
     for (((name, amount, count), digits), note) in rows.into_iter().zip(counts).zip(notes) {
         let amount = human::bytes(amount);
-        let blocks = if count == 1 { "block" } else { "blocks" };
+        let blocks = terms.unit(count);
         writeln!(
             out,
             "  {name:<9} {bytes}{amount:>10}{bytes:#} in {digits:>width$} {blocks}{note}"
@@ -105,6 +112,9 @@ fn write_totals(profile: &Profile, styles: &Styles, out: &mut dyn Write) -> io::
         if let (Some(unconfirmed), "live") = (&unconfirmed, name) {
             writeln!(out, "            {unconfirmed}")?;
         }
+    }
+    if let Some(mapped) = words::mapped(profile.growth.and_then(|growth| growth.mapped)) {
+        writeln!(out, "  {mapped}")?;
     }
     writeln!(out)
 }

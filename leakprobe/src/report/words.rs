@@ -5,9 +5,63 @@ use super::human;
 use crate::overhead::Overhead;
 use crate::sampling::Interval;
 use crate::snapshot::counts::Count;
-use crate::snapshot::{Evidence, Verdict};
+use crate::snapshot::{Evidence, Mapped, Verdict};
 use crate::symbolize::{Frame, Profile, Sampling, Stack};
 use crate::target::TargetInfo;
+
+/// What things are called.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// What is there.
+    pub live: &'static str,
+    /// What has come.
+    pub allocated: &'static str,
+    /// What of that has gone.
+    pub freed: &'static str,
+    /// What is counted.
+    pub block: &'static str,
+    /// More than one.
+    pub blocks: &'static str,
+}
+
+const OF_THE_HEAP: Terms = Terms {
+    live: "live",
+    allocated: "allocated",
+    freed: "freed",
+    block: "block",
+    blocks: "blocks",
+};
+
+const OF_GROWTH: Terms = Terms {
+    live: "resident",
+    allocated: "faulted",
+    freed: "gone",
+    block: "page",
+    blocks: "pages",
+};
+
+impl Terms {
+    /// Those of a recording.
+    pub fn of(profile: &Profile) -> Self {
+        match profile.growth {
+            None => OF_THE_HEAP,
+            Some(_) => OF_GROWTH,
+        }
+    }
+
+    /// A count of blocks: `1 block`, `10,240 blocks`.
+    pub fn count(&self, count: u64) -> String {
+        format!("{} {}", human::count(count), self.unit(count))
+    }
+
+    /// The word after a count.
+    pub fn unit(&self, count: u64) -> &'static str {
+        match count {
+            1 => self.block,
+            _ => self.blocks,
+        }
+    }
+}
 
 /// What stands for a name that is not known.
 pub const UNKNOWN: &str = "[unknown]";
@@ -55,17 +109,23 @@ pub fn pid(target: &TargetInfo) -> String {
 
 /// Live bytes and blocks.
 pub fn live(profile: &Profile) -> String {
+    let terms = Terms::of(profile);
     format!(
-        "{}{} live in {}{}",
+        "{}{} {} in {}{}",
         human::bytes(profile.totals.live_bytes),
         between(profile.interval.as_ref()),
+        terms.live,
         about(profile),
-        human::blocks(profile.totals.live_count)
+        terms.count(profile.totals.live_count)
     )
 }
 
 /// Of a sample, what it is one of.
 pub fn sampled(profile: &Profile) -> Option<String> {
+    if let Some(growth) = profile.growth {
+        let pages = growth.sample_pages;
+        return (pages > 1).then(|| format!("one page in {pages}"));
+    }
     let Sampling {
         sample_bytes,
         changed,
@@ -76,6 +136,28 @@ pub fn sampled(profile: &Profile) -> Option<String> {
         false => "",
     };
     Some(format!("one allocation per {rate}{changed}"))
+}
+
+/// What was recorded, if not the heap.
+pub fn growth(profile: &Profile) -> Option<String> {
+    let growth = profile.growth?;
+    Some(format!(
+        "GROWTH: memory that the kernel gave it since the attach, by the stack of the page fault; its \
+         own memory was {} then and is {} now",
+        human::bytes(growth.own_bytes_before),
+        human::bytes(growth.own_bytes),
+    ))
+}
+
+/// What is mapped, which is not memory.
+pub fn mapped(mapped: Option<Mapped>) -> Option<String> {
+    let Mapped { bytes, count } = mapped.filter(|mapped| mapped.count > 0)?;
+    let calls = if count == 1 { "call" } else { "calls" };
+    Some(format!(
+        "mapped {} by {} {calls} (addresses, not memory)",
+        human::bytes(bytes),
+        human::count(count)
+    ))
 }
 
 /// What the recording has cost, and which functions have.
@@ -132,7 +214,7 @@ pub fn unconfirmed(profile: &Profile) -> Option<String> {
 
 /// Before a count of blocks, of which a sample tells less than of bytes.
 pub fn about(profile: &Profile) -> &'static str {
-    match profile.sampling {
+    match sampled(profile) {
         Some(_) => "about ",
         None => "",
     }
@@ -142,6 +224,13 @@ pub fn about(profile: &Profile) -> &'static str {
 pub fn nothing_live(profile: &Profile) -> &'static str {
     let totals = &profile.totals;
     let partial = profile.evidence.verdict == Verdict::Partial;
+    if profile.growth.is_some() {
+        return match (totals.allocated_count, partial) {
+            (_, true) => "nothing resident of what was recorded, but not all was recorded",
+            (0, false) => "nothing resident: no page was recorded",
+            (_, false) => "nothing resident: every page that was recorded has gone",
+        };
+    }
     if totals.live_count > 0 {
         "nothing live but blocks of zero bytes"
     } else if profile.sampling.is_some() {

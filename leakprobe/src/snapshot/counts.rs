@@ -70,6 +70,20 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
     meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
 };
 
+/// Growth mode: memory that came by itself.
+pub const PAGES_WITHOUT_FAULT: Count = Count {
+    name: "pages_without_fault",
+    is_loss: true,
+    meaning: "pages that came without a fault, which no stack has (locked or populated memory, huge pages made of small ones)",
+};
+
+/// Growth mode: this kernel cannot run programs at the end of system calls.
+pub const RANGES_NOT_RECORDED: Count = Count {
+    name: "ranges_not_recorded",
+    is_loss: false,
+    meaning: "kernels that do not tell of brk and mmap (the notes say why)",
+};
+
 /// The probes were taken away to keep the overhead within its budget.
 pub const PROBES_AWAY: Count = Count {
     name: "probes_away",
@@ -77,7 +91,7 @@ pub const PROBES_AWAY: Count = Count {
     meaning: "times the probes were taken away to keep the budget: what was freed meanwhile is not known",
 };
 
-const OF_THE_USER_SIDE: [Count; 9] = [
+const OF_THE_USER_SIDE: [Count; 11] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     MODULES_NOT_UNWOUND,
@@ -86,6 +100,8 @@ const OF_THE_USER_SIDE: [Count; 9] = [
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,
     OPERATORS_NOT_PROBED,
+    PAGES_WITHOUT_FAULT,
+    RANGES_NOT_RECORDED,
     PROBES_AWAY,
 ];
 

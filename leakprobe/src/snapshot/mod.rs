@@ -2,6 +2,8 @@
 
 pub mod counts;
 mod events;
+pub mod growth;
+mod ranges;
 mod reader;
 mod stacks;
 
@@ -38,6 +40,22 @@ impl std::ops::AddAssign for Totals {
         self.allocated_count += other.allocated_count;
         self.freed_bytes += other.freed_bytes;
         self.freed_count += other.freed_count;
+    }
+}
+
+/// Addresses that system calls gave out and that are still mapped. They may hold memory or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Mapped {
+    /// Bytes still mapped.
+    pub bytes: u64,
+    /// System calls of which something is.
+    pub count: u64,
+}
+
+impl std::ops::AddAssign for Mapped {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.count += other.count;
     }
 }
 

@@ -11,7 +11,7 @@ use leakprobe_common::{Block, BlockKey, Counter, StackKey, StackTotals};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use super::Totals;
+use super::{Mapped, Totals};
 use crate::bpf;
 use crate::sampling::{Estimate, Interval, whole_blocks};
 
@@ -33,6 +33,8 @@ pub struct LiveStack {
     pub ages: Option<(u64, u64)>,
     /// Where its live figures truly lie; only of a sample, and when blocks were read.
     pub interval: Option<Interval>,
+    /// In growth mode: what it has mapped.
+    pub mapped: Option<Mapped>,
     /// What of it may have been freed unseen; only when blocks were read.
     pub unconfirmed: Unconfirmed,
 }
@@ -72,7 +74,14 @@ pub struct Snapshot {
     pub counters: Vec<(Counter, u64)>,
     /// Blocks that are on record but not in their stack's totals, or the other way round.
     pub unbalanced: u64,
+    /// In growth mode: what is mapped.
+    pub mapped: Option<Mapped>,
 }
+
+/// A block on record: address and block.
+pub(super) type Record = (u64, Block);
+/// A stack on record.
+pub(super) type StackRecord = (StackKey, StackTotals);
 
 /// Live bytes and blocks of one stack, and when its oldest and newest block were given out.
 #[derive(Clone, Copy)]
@@ -138,6 +147,7 @@ impl Maps {
                         totals,
                         ages: None,
                         interval: None,
+                        mapped: None,
                         unconfirmed: Unconfirmed::default(),
                     });
                 }
@@ -227,7 +237,30 @@ impl Maps {
         Ok(snapshot)
     }
 
-    fn counters(&self) -> Result<Vec<(Counter, u64)>> {
+    /// Reads the blocks of an address space, sorted by address, and the totals of all its stacks, also of
+    /// those without a block.
+    pub(super) fn all(&self, space: u64) -> Result<(Vec<Record>, Vec<StackRecord>)> {
+        let (mut blocks, mut stacks) = (Vec::new(), Vec::new());
+        bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
+            if key.space == space {
+                blocks.push((key.address, *block));
+            }
+        })
+        .context("failed to read the map of live blocks")?;
+        bpf::for_each(
+            self.stacks.fd().as_fd(),
+            |key: &StackKey, totals: &StackTotals| {
+                if key.space == space {
+                    stacks.push((*key, *totals));
+                }
+            },
+        )
+        .context("failed to read the map of stacks")?;
+        blocks.sort_unstable_by_key(|(address, _)| *address);
+        Ok((blocks, stacks))
+    }
+
+    pub(super) fn counters(&self) -> Result<Vec<(Counter, u64)>> {
         Counter::ALL
             .iter()
             .map(|&counter| {
@@ -239,7 +272,7 @@ impl Maps {
 }
 
 /// Most live bytes first; the id makes the order the same every time.
-fn sort(stacks: &mut [LiveStack]) {
+pub(super) fn sort(stacks: &mut [LiveStack]) {
     stacks.sort_unstable_by_key(|stack| {
         (
             std::cmp::Reverse((stack.totals.live_bytes, stack.totals.allocated_bytes)),

@@ -50,13 +50,17 @@ pub struct Stacks {
     arrivals: Vec<Arrival>,
     mappings: Mappings,
     refreshed: Option<Instant>,
+    /// Whether the kernel will map its return trampoline.
+    awaits_trampoline: bool,
 }
 
 impl Stacks {
-    /// None yet; debug information of their modules will be looked for as told.
-    pub fn new(debug_files: DebugFiles) -> Self {
+    /// None yet; debug information of their modules will be looked for as told. Whether they are of
+    /// probed functions, for whose returns the kernel maps a trampoline.
+    pub fn new(debug_files: DebugFiles, of_functions: bool) -> Self {
         Self {
             mappings: Mappings::new(debug_files),
+            awaits_trampoline: of_functions,
             ..Self::default()
         }
     }
@@ -81,7 +85,7 @@ impl Stacks {
         let arrivals = std::mem::take(&mut self.arrivals);
         // The kernel maps its trampoline when the first probed call returns, which was before the
         // first stack arrived.
-        let trampoline = self.mappings.trampoline().is_some();
+        let trampoline = !self.awaits_trampoline || self.mappings.trampoline().is_some();
         let (known, unknown): (Vec<_>, Vec<_>) = arrivals
             .into_iter()
             .partition(|arrival| trampoline && self.knows(arrival));

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::overhead::Overhead;
 use crate::sampling::Interval;
-use crate::snapshot::{Evidence, Totals, Unconfirmed};
+use crate::snapshot::{Evidence, Mapped, Totals, Unconfirmed};
 use crate::target::{AllocatorInfo, TargetInfo};
 
 /// One frame. Absent facts are `None`, never invented. Names may hold any characters: whoever
@@ -50,6 +50,9 @@ pub struct Stack {
     /// Where its live figures truly lie; only of a sample whose blocks were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Interval>,
+    /// In growth mode: addresses it has mapped and not given back, which is not memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapped: Option<Mapped>,
     /// What of it may have been freed unseen; only if the probes were away for a time.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub unconfirmed: Option<Unconfirmed>,
@@ -85,6 +88,20 @@ impl Sampling {
     }
 }
 
+/// A recording of growth: of pages instead of blocks (docs/growth.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Growth {
+    /// One in so many pages was recorded, a power of two; 1 is every page.
+    pub sample_pages: u64,
+    /// Memory that the process had for itself at the attach, resident or swapped out, bytes.
+    pub own_bytes_before: u64,
+    /// The same at the end, bytes.
+    pub own_bytes: u64,
+    /// Sum of what the stacks have mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapped: Option<Mapped>,
+}
+
 /// All a report is made of. Serialized, it is the JSON report of schema 1 (docs/json.md).
 #[derive(Clone, Debug, Serialize)]
 pub struct Profile {
@@ -94,8 +111,12 @@ pub struct Profile {
     pub target: TargetInfo,
     /// From the first probe counting to the snapshot, in nanoseconds.
     pub duration_ns: u64,
-    /// What was probed.
-    pub allocator: AllocatorInfo,
+    /// What was probed; `None` in growth mode, where nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocator: Option<AllocatorInfo>,
+    /// In growth mode, in which a block is a page, how that was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
     /// How the sample was taken; `None` when every block was recorded. Then all figures of blocks
     /// and bytes are estimates.
     #[serde(skip_serializing_if = "Option::is_none")]

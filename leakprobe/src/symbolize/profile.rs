@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Budget, Names, Profile, Sampling, Stack};
+use super::{Budget, Growth, Names, Profile, Sampling, Stack};
 use crate::overhead::Overhead;
 use crate::snapshot::counts::{Count, STACKS_WITHOUT_FRAMES, UNBALANCED_BLOCKS};
 use crate::snapshot::{Evidence, Snapshot, Stacks, Verdict};
@@ -14,8 +14,10 @@ use crate::target::{AllocatorInfo, TargetInfo};
 pub struct Header {
     /// The process.
     pub target: TargetInfo,
-    /// What was probed.
-    pub allocator: AllocatorInfo,
+    /// What was probed, if anything.
+    pub allocator: Option<AllocatorInfo>,
+    /// How growth was recorded, if it was.
+    pub growth: Option<Growth>,
     /// How the sample is taken, if it is one.
     pub sampling: Option<Sampling>,
     /// What it has cost the target so far.
@@ -47,7 +49,9 @@ pub fn profile(
             .flat_map(|trace| &*trace.frames),
     );
 
-    let sampling = header.sampling;
+    let is_sample =
+        header.sampling.is_some() || header.growth.is_some_and(|it| it.sample_pages > 1);
+    let sampled = is_sample.then_some(());
     let was_away = header.budget.as_ref().is_some_and(|it| it.windows > 0);
     let mut without_frames = 0;
     let shown = shown
@@ -57,8 +61,9 @@ pub fn profile(
             without_frames += u64::from(trace.is_none());
             Stack {
                 totals: stack.totals,
-                interval: sampling.and(stack.interval),
+                interval: sampled.and(stack.interval),
                 unconfirmed: was_away.then_some(stack.unconfirmed),
+                mapped: stack.mapped,
                 oldest_ns: stack.ages.map(|(oldest, _)| oldest),
                 newest_ns: stack.ages.map(|(_, newest)| newest),
                 end: trace.and_then(|trace| trace.end.name()),
@@ -74,12 +79,13 @@ pub fn profile(
     let Header {
         target,
         allocator,
+        growth,
+        sampling,
         overhead,
         budget,
         duration,
         mut losses,
         mut notes,
-        ..
     } = header;
     let mut count = |count: Count, value: u64| {
         if value > 0 {
@@ -108,12 +114,13 @@ pub fn profile(
         target,
         duration_ns: duration.as_nanos() as u64,
         allocator,
+        growth,
         sampling,
         overhead,
         budget,
         totals: snapshot.totals,
         unconfirmed: was_away.then_some(snapshot.unconfirmed),
-        interval: sampling.and(snapshot.interval),
+        interval: sampled.and(snapshot.interval),
         evidence: Evidence {
             verdict,
             losses,

@@ -37,7 +37,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    fn parse(line: &[u8]) -> Option<Self> {
+    /// Reads a line of `/proc/PID/maps`; `None` if it is none.
+    pub fn parse(line: &[u8]) -> Option<Self> {
         // The path is all that follows the fifth field, spaces included.
         let mut rest = line;
         let mut field = || {

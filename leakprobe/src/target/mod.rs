@@ -9,6 +9,7 @@ pub mod elf;
 mod mappings;
 mod module;
 mod object;
+pub mod pages;
 mod perf_map;
 mod process;
 mod ranges;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Session;
+use super::{Session, Subject};
 use crate::overhead::{Gauge, Governor, Order, Overhead, Share};
 use crate::record::progress::Progress;
 use crate::report::human;
@@ -161,13 +161,14 @@ impl Session {
     ///
     /// If the kernel refuses.
     pub(super) fn keep_budget(&mut self, progress: &mut Progress) -> Result<()> {
-        let Some(governed) = &mut self.governed else {
+        let searching = self.is_searching();
+        let (Some(governed), Subject::Heap(heap)) = (&mut self.governed, &self.subject) else {
             return Ok(());
         };
         governed.next_look = Instant::now() + governed.governor.pace();
         // In a new program nothing is in place yet; and the probes do not come back before the last
         // one has gone, or some calls would be counted twice.
-        if self.searching.is_some() || (governed.is_away() && !self.probes.is_detached()) {
+        if searching || (governed.is_away() && !self.probes.is_detached()) {
             return Ok(());
         }
         let at = self.began.elapsed();
@@ -206,7 +207,7 @@ impl Session {
             Order::Back => {
                 let placed = self
                     .probes
-                    .attach(&self.process, &self.allocator, &self.points);
+                    .attach(&self.process, &heap.allocator, &heap.points);
                 if let Err(error) = placed {
                     if self.process.has_ended() {
                         return Ok(()); // which is seen elsewhere

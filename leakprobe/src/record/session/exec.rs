@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Session, refuse_danger};
+use super::heap::Heap;
+use super::{Session, Subject, refuse_danger};
 use crate::probe::{functions, plan};
 use crate::record::progress::Progress;
 use crate::report::{escape, human};
@@ -18,6 +19,7 @@ pub(super) const SEARCH: Duration = Duration::from_millis(1);
 const SEARCH_LIMIT: Duration = Duration::from_secs(10);
 
 /// The look for the allocator of a new program.
+#[derive(Clone, Copy)]
 pub(super) struct Search {
     since: Instant,
     by_main_thread: bool,
@@ -30,7 +32,10 @@ impl Session {
         by_main_thread: bool,
         progress: &mut Progress,
     ) -> Result<()> {
-        let before = self.maps.totals(self.space - 1)?.totals;
+        let before = match &self.subject {
+            Subject::Heap(_) => self.maps.totals(self.space - 1)?.totals,
+            Subject::Growth(growth) => growth.last_totals(),
+        };
         self.target = self.process.info();
         self.trampoline = None;
         self.stacks.start_over(self.process.pid());
@@ -54,19 +59,31 @@ impl Session {
             }
             governed.start_over();
         }
-        self.searching = Some(Search {
-            since: Instant::now(),
-            by_main_thread,
-        });
-        self.search_allocator(progress)
+        match &mut self.subject {
+            Subject::Heap(heap) => {
+                heap.searching = Some(Search {
+                    since: Instant::now(),
+                    by_main_thread,
+                });
+                self.search_allocator(progress)
+            }
+            Subject::Growth(growth) => {
+                growth.start_over()?;
+                progress.say(&self.goes_on());
+                Ok(())
+            }
+        }
     }
 
     /// Looks for the allocator of the program that the target executed, and probes it.
     pub(super) fn search_allocator(&mut self, progress: &mut Progress) -> Result<()> {
+        let Subject::Heap(heap) = &mut self.subject else {
+            return Ok(());
+        };
         let Some(Search {
             since,
             by_main_thread,
-        }) = self.searching
+        }) = heap.searching
         else {
             return Ok(());
         };
@@ -75,7 +92,7 @@ impl Session {
         };
         let Some(allocator) = found else {
             if since.elapsed() > SEARCH_LIMIT {
-                self.searching = None;
+                heap.searching = None;
                 *self
                     .losses
                     .entry(PROGRAM_WITHOUT_ALLOCATOR.name.to_owned())
@@ -86,13 +103,13 @@ impl Session {
         if self.probes.describe(&self.process, &allocator).is_err() {
             return Ok(()); // as above
         }
-        self.searching = None;
+        heap.searching = None;
+        let is_same = allocator.identity() == heap.allocator.identity();
         self.stacks.refresh(self.process.pid());
         self.update_tables();
-        let same = allocator.identity() == self.allocator.identity();
         // A budget may have taken them away.
         let in_place = self.probes.placed() > 0;
-        if by_main_thread && in_place && same {
+        if by_main_thread && in_place && is_same {
             // The same file: the probes are in place already.
             progress.say(&self.goes_on());
             return Ok(());
@@ -129,7 +146,11 @@ impl Session {
         );
         progress.say(&note);
         self.notes.push(note);
-        (self.allocator, self.points) = (allocator, points);
+        self.subject = Subject::Heap(Box::new(Heap {
+            allocator,
+            points,
+            searching: None,
+        }));
         self.note_others();
         progress.say(&self.goes_on());
         Ok(())

@@ -1,45 +1,44 @@
 //! One recording: from the attach to the final profile.
 
+mod attach;
 mod budget;
 mod exec;
+mod growth;
+mod heap;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
-use aya::sys::{Stats, enable_stats};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::budget::Governed;
-use self::exec::{SEARCH, Search};
+use self::exec::SEARCH;
+use self::growth::Growth;
+use self::heap::Heap;
 use self::tables::TableErrors;
-use super::command::Command;
 use super::progress::Progress;
 use crate::cli::Config;
-use crate::overhead::{self, Calibration, Gauge, Meter};
-use crate::probe::plan::Point;
-use crate::probe::{Limits, Probes, danger, functions, plan};
-use crate::snapshot::counts::{
-    EXEC_GAP, MODULES_NOT_UNWOUND, OPERATORS_NOT_PROBED, UNREADABLE_EVENTS,
-};
-use crate::snapshot::{Ages, Event, Maps, REFRESH, Stacks, now};
+use crate::overhead::Meter;
+use crate::probe::{Probes, danger};
+use crate::snapshot::counts::{EXEC_GAP, MODULES_NOT_UNWOUND, UNREADABLE_EVENTS};
+use crate::snapshot::{Ages, Event, Maps, REFRESH, Snapshot, Stacks, Totals, now};
 use crate::symbolize::{Header, Names, Profile, Sampling, profile};
-use crate::target::{Allocator, AllocatorInfo, DebugFiles, Process, TargetInfo};
+use crate::target::{AllocatorInfo, Process, TargetInfo};
 use crate::unwind::Unwinder;
 
 /// A recording that goes on.
 pub struct Session {
     process: Process,
     target: TargetInfo,
-    allocator: Allocator,
+    subject: Subject,
     sampling: Option<Sampling>,
-    points: Vec<Point>,
     probes: Probes,
     events: AsyncFd<RingBuf<MapData>>,
     maps: Maps,
@@ -54,131 +53,47 @@ pub struct Session {
     began: Instant,
     attach_time: Duration,
     trampoline: Option<u64>,
-    searching: Option<Search>,
     interrupt: Signal,
     terminate: Signal,
     losses: BTreeMap<String, u64>,
     notes: Vec<String>,
 }
 
+/// What is recorded of the process.
+enum Subject {
+    /// The blocks of its allocator.
+    Heap(Box<Heap>),
+    /// The pages that it gets from the kernel.
+    Growth(Box<Growth>),
+}
+
 /// How an interval's profile is printed.
 pub type Print<'a> = dyn FnMut(&Profile, &Config) -> Result<()> + 'a;
 
 impl Session {
-    /// Attaches to a process; a command is let run once everything is in place.
-    ///
-    /// # Errors
-    ///
-    /// If there is no allocator, or a probe cannot be placed. Nothing stays behind then.
-    pub fn attach(
-        process: Process,
-        command: Option<&mut Command>,
-        config: &Config,
-    ) -> Result<Self> {
-        let start = Instant::now();
-        // From here on a signal ends the recording, not leakprobe.
-        let interrupt = signal(SignalKind::interrupt()).context("failed to handle SIGINT")?;
-        let terminate = signal(SignalKind::terminate()).context("failed to handle SIGTERM")?;
-        let debug_files = DebugFiles::new(config.debug_dirs.clone(), config.inlines)?;
-        let names = functions::names();
-        let mut command = command;
-        let allocator = match &mut command {
-            None => Allocator::find(&process, &names)?,
-            Some(command) => command.run_to_allocator(&process, &names)?,
-        };
-        refuse_danger(process.pid())?;
-        let points = plan::points(&allocator)?;
-        let limits = Limits {
-            max_live: config.max_live,
-            min_size: config.min_size,
-            max_size: config.max_size,
-            sample_bytes: config.sample_bytes,
-            changing: config.max_overhead.is_some(),
-        };
-        let mut probes = Probes::load(&process, limits, config.verbose)?;
-        let maps = Maps::take(probes.ebpf())?;
-        let events = watch(probes.events()?).context("failed to watch the ring buffer")?;
-        if config.verbose {
-            log_from_kernel(&mut probes)?;
-        }
-        let mut stacks = Stacks::new(debug_files);
-        stacks.refresh(process.pid());
-        let mut unwinder = Unwinder::new(probes.unwind_tables()?);
-        // While the kernel verifies the programs, the tables can be made.
-        std::thread::scope(|scope| {
-            let tables = scope.spawn(|| unwinder.refresh(process.pid(), 0, stacks.mappings()));
-            let placed = probes.attach(&process, &allocator, &points);
-            let made = tables.join();
-            placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
-        })?;
-        unwinder.log_size();
-        probes.describe(&process, &allocator)?;
-        let gauge = Gauge::new(process.pid(), probes.programs()?, probes.calls()?);
-        let calibration = Calibration {
-            way: probes.way(),
-            cost: plan::usual_cost(&points),
-        };
-        let (mut governed, meter) = match config.max_overhead {
-            Some(budget) => (Some(govern(budget, config, gauge, calibration)?), None),
-            None => (None, Some((gauge, calibration))),
-        };
-        let began = Instant::now();
-        if let Some(governed) = &mut governed {
-            governed.begin()?;
-        }
-        probes.record(true)?;
-        if let Some(command) = command {
-            command.release()?;
-        }
-        let meter = meter.map(|(gauge, calibration)| Meter::start(gauge, calibration));
-        let mut session = Self {
-            target: process.info(),
-            sampling: Sampling::of(config.sample_bytes),
-            points,
-            process,
-            allocator,
-            probes,
-            events,
-            maps,
-            stacks,
-            unwinder,
-            table_errors: TableErrors::default(),
-            names: Names::new(config.inlines),
-            governed,
-            meter,
-            space: 0,
-            began,
-            attach_time: start.elapsed(),
-            trampoline: None,
-            searching: None,
-            interrupt,
-            terminate,
-            losses: BTreeMap::new(),
-            notes: Vec::new(),
-        };
-        session.note_others();
-        session.note_filters(config);
-        Ok(session)
-    }
-
     /// The process.
     pub fn target(&self) -> &TargetInfo {
         &self.target
     }
 
-    /// What is probed.
-    pub fn allocator(&self) -> AllocatorInfo {
-        self.allocator.info()
+    /// What is probed; `None` in growth mode.
+    pub fn allocator(&self) -> Option<AllocatorInfo> {
+        match &self.subject {
+            Subject::Heap(heap) => Some(heap.allocator.info()),
+            Subject::Growth(_) => None,
+        }
     }
 
-    /// Probes in place.
-    pub fn probes(&self) -> usize {
-        self.probes.placed()
-    }
-
-    /// Functions that are probed.
-    pub fn functions(&self) -> usize {
-        self.points.len()
+    /// What was attached, in words.
+    pub fn attached(&self) -> String {
+        match &self.subject {
+            Subject::Heap(heap) => format!(
+                "{} probes on {} functions",
+                self.probes.placed(),
+                heap.points.len()
+            ),
+            Subject::Growth(growth) => format!("page faults of {} threads", growth.threads()),
+        }
     }
 
     /// How long attaching took.
@@ -212,9 +127,9 @@ impl Session {
                 }
             };
             let search = async {
-                match self.searching {
-                    Some(_) => sleep(SEARCH).await,
-                    None => std::future::pending().await,
+                match &self.subject {
+                    Subject::Heap(heap) if heap.searching.is_some() => sleep(SEARCH).await,
+                    _ => std::future::pending().await,
                 }
             };
             let look = async {
@@ -251,7 +166,7 @@ impl Session {
                     self.catch_up_with_tables();
                     self.probes.spare_children(&self.process);
                     self.locate(false);
-                    let totals = self.maps.totals(self.space)?.totals;
+                    let totals = self.totals_now()?;
                     let (overhead, too_much_of_it) = self.overhead_now();
                     progress.status(self.began.elapsed(), &totals, overhead);
                     if too_much_of_it && config.guard {
@@ -272,6 +187,9 @@ impl Session {
 
     /// What the probes took of the last second, percent, and whether it is time to stop for it.
     fn overhead_now(&mut self) -> (Option<u64>, bool) {
+        if let Subject::Growth(growth) = &mut self.subject {
+            return (growth.overhead_now(), false);
+        }
         match (&mut self.governed, &self.meter) {
             (Some(governed), _) => (governed.second(), false),
             (None, Some(meter)) => {
@@ -332,31 +250,46 @@ impl Session {
     }
 
     fn note_others(&mut self) {
-        if self.allocator.has_operator_new() {
-            self.losses.insert(OPERATORS_NOT_PROBED.name.to_owned(), 1);
-        }
-        for path in self.allocator.others() {
-            self.notes
-                .push(format!("`{path}` defines malloc too, and is not probed"));
+        if let Subject::Heap(heap) = &self.subject {
+            heap.note_others(&mut self.losses, &mut self.notes);
         }
     }
 
-    /// A reader of the report must know what was left out on request.
-    fn note_filters(&mut self, config: &Config) {
-        if config.min_size > 0 || config.max_size < u64::MAX {
-            let upper = match config.max_size {
-                u64::MAX => String::new(),
-                max => format!(" and at most {max}"),
-            };
-            self.notes.push(format!(
-                "only blocks of at least {}{upper} bytes were recorded",
-                config.min_size
-            ));
-        }
-        if let Some(min_age) = config.min_age {
-            let age = humantime::format_duration(min_age);
-            self.notes
-                .push(format!("live figures leave out blocks younger than {age}"));
+    /// Whether a new program's allocator is looked for.
+    fn is_searching(&self) -> bool {
+        matches!(&self.subject, Subject::Heap(heap) if heap.searching.is_some())
+    }
+
+    /// Sums as of now, for the status.
+    fn totals_now(&mut self) -> Result<Totals> {
+        Ok(match &mut self.subject {
+            Subject::Heap(_) => self.maps.totals(self.space)?.totals,
+            Subject::Growth(growth) => {
+                growth
+                    .glance(&self.maps, &self.process, self.space, now()?)?
+                    .totals
+            }
+        })
+    }
+
+    /// What is there as of `now`; the final one once nothing is recorded any more.
+    fn snapshot(
+        &mut self,
+        min_age: Option<Duration>,
+        now: u64,
+        is_final: bool,
+    ) -> Result<Snapshot> {
+        let space = self.space;
+        match (&mut self.subject, min_age) {
+            (Subject::Heap(_), None) => self.maps.totals(space),
+            (Subject::Heap(_), Some(min_age)) => {
+                let ages = self.ages(min_age, now);
+                self.maps.blocks(space, ages)
+            }
+            (Subject::Growth(growth), min_age) => {
+                let age = (min_age.unwrap_or_default(), now);
+                growth.look(&self.maps, &self.process, space, is_final, age)
+            }
         }
     }
 
@@ -370,6 +303,13 @@ impl Session {
             notes.push(format!("stacks end in `{module}`: {why}"));
         }
         self.table_errors.report(&mut losses, &mut notes);
+        let growth = match &self.subject {
+            Subject::Heap(_) => None,
+            Subject::Growth(growth) => {
+                growth.note(&mut losses, &mut notes);
+                Some(growth)
+            }
+        };
         let reading = self.meter.as_ref().map(Meter::reading);
         let reading = reading.unwrap_or_default();
         notes.extend(
@@ -380,9 +320,13 @@ impl Session {
         let governed = self.governed.as_ref();
         Header {
             target: self.target.clone(),
-            allocator: self.allocator.info(),
+            allocator: self.allocator(),
+            growth: growth.map(|growth| growth.describe()),
             sampling: governed.map_or(self.sampling, |it| it.sampling(self.sampling)),
-            overhead: governed.map_or(reading.overall, Governed::overall),
+            overhead: match growth {
+                Some(growth) => growth.overhead(),
+                None => governed.map_or(reading.overall, Governed::overall),
+            },
             budget: governed.map(Governed::account),
             duration: self.began.elapsed(),
             losses,
@@ -392,10 +336,7 @@ impl Session {
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
         self.locate(true);
-        let mut snapshot = match min_age {
-            None => self.maps.totals(self.space)?,
-            Some(min_age) => self.maps.blocks(self.space, self.ages(min_age, now()?))?,
-        };
+        let mut snapshot = self.snapshot(min_age, now()?, false)?;
         snapshot.unbalanced = 0; // the target runs on while the maps are read
         Ok(profile(
             self.header(),
@@ -432,6 +373,7 @@ impl Session {
         if let Some(meter) = &mut self.meter {
             meter.end();
         }
+        self.overhead_now();
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
@@ -445,18 +387,20 @@ impl Session {
         }
         self.drain(&mut Progress::new(true))?;
         self.locate(true);
-        if self.searching.take().is_some() {
+        if let Subject::Heap(heap) = &mut self.subject
+            && heap.searching.take().is_some()
+        {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(
                 "the new program's allocator was not found before the recording ended".to_owned(),
             );
         }
+        let snapshot = self.snapshot(Some(min_age), stopped, true)?;
         // Only now: what was still in the ring buffer may have added losses and notes.
         let header = Header {
             duration,
             ..self.header()
         };
-        let snapshot = self.maps.blocks(self.space, self.ages(min_age, stopped))?;
         Ok(profile(
             header,
             &snapshot,
@@ -465,25 +409,6 @@ impl Session {
             usize::MAX,
         ))
     }
-}
-
-/// With a budget, the price of a trap has to be known before the first one.
-fn govern(
-    budget: u32,
-    config: &Config,
-    mut gauge: Gauge,
-    calibration: Calibration,
-) -> Result<Governed> {
-    // The statistics, which it keeps on, have a price as well.
-    let statistics = enable_stats(Stats::RunTime)
-        .context("failed to switch on the kernel's statistics of BPF programs")?;
-    gauge.set_price(overhead::price(calibration).context("no budget can be kept")?);
-    Ok(Governed::new(
-        budget,
-        config.sample_bytes,
-        gauge,
-        statistics,
-    ))
 }
 
 /// Why the guard stops, and what to do instead.
@@ -508,18 +433,4 @@ fn watch<T: AsFd + AsRawFd>(object: T) -> std::io::Result<AsyncFd<T>> {
     // SAFETY: all of ours own their descriptor and return no other one later.
     unsafe { AsyncFd::register_with_interest(object, Interest::READABLE) }
         .map_err(std::io::Error::from)
-}
-
-/// Prints the kernel side's log lines through `log`, in a task of their own.
-fn log_from_kernel(probes: &mut Probes) -> Result<()> {
-    let logger = aya_log::EbpfLogger::init(probes.ebpf())
-        .context("failed to set up the log of the kernel side")?;
-    let mut logger = watch(logger).context("failed to watch the kernel side's log")?;
-    tokio::task::spawn(async move {
-        while let Ok(mut guard) = logger.readable_mut().await {
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
-    });
-    Ok(())
 }

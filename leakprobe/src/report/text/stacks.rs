@@ -18,7 +18,7 @@ const FRAMES_SHOWN: (usize, usize) = (24, 6);
 /// The stacks to show, those with the most live bytes first. Blocks of zero bytes are live too.
 fn live(profile: &Profile) -> impl Iterator<Item = &Stack> {
     let stacks = profile.stacks.iter();
-    stacks.filter(|stack| stack.totals.live_count > 0)
+    stacks.filter(|stack| stack.totals.live_count > 0 || stack.mapped.is_some())
 }
 
 /// Writes the top stacks with their frames.
@@ -31,14 +31,16 @@ pub fn write(
     let Styles {
         bold, bytes, dim, ..
     } = styles;
+    let terms = words::Terms::of(profile);
     let all = live(profile).count();
     if all == 0 {
         return writeln!(out, "{bold}{}{bold:#}", words::nothing_live(profile));
     }
     let heading = format!(
-        "Top {} of {} stacks by live bytes",
+        "Top {} of {} stacks by {} bytes",
         options.top.min(all),
-        human::count(all as u64)
+        human::count(all as u64),
+        terms.live
     );
     writeln!(out, "{bold}{heading}{bold:#}")?;
     for (index, stack) in live(profile).take(options.top).enumerate() {
@@ -47,21 +49,27 @@ pub fn write(
         let amount = human::bytes(totals.live_bytes);
         let between = words::between(stack.interval.as_ref());
         let about = words::about(profile);
-        let blocks = human::blocks(totals.live_count);
+        let blocks = terms.count(totals.live_count);
         let share = human::share(totals.live_bytes, profile.totals.live_bytes);
         writeln!(
             out,
-            "\n{bold}{rank:>3}{bold:#}  {bytes}{amount}{bytes:#}{between} in {about}{blocks}, {share} of all that is live"
+            "\n{bold}{rank:>3}{bold:#}  {bytes}{amount}{bytes:#}{between} in {about}{blocks}, {share} of all that is {}",
+            terms.live
         )?;
         writeln!(
             out,
-            "     {dim}allocated {} in {}, freed {} in {}{}{dim:#}",
+            "     {dim}{} {} in {}, {} {} in {}{}{dim:#}",
+            terms.allocated,
             human::bytes(totals.allocated_bytes),
             human::count(totals.allocated_count),
+            terms.freed,
             human::bytes(totals.freed_bytes),
             human::count(totals.freed_count),
             ages(stack),
         )?;
+        if let Some(mapped) = words::mapped(stack.mapped) {
+            writeln!(out, "     {dim}{mapped}{dim:#}")?;
+        }
         write_frames(&stack.frames, options.width, styles, out)?;
         if let Some(end) = words::end(stack) {
             writeln!(out, "{:INDENT$}{dim}{end}{dim:#}", "")?;
@@ -90,7 +98,7 @@ pub fn write_brief(
         let amount = human::bytes(stack.totals.live_bytes);
         let share = human::share(stack.totals.live_bytes, profile.totals.live_bytes);
         let count = human::count(stack.totals.live_count);
-        let unit = if count == "1" { "block" } else { "blocks" };
+        let unit = words::Terms::of(profile).unit(stack.totals.live_count);
         let between = words::between(stack.interval.as_ref());
         let figures =
             format!("{between:<interval_width$} in {count:>digits$} {unit:<6}  {share:>6}  ");

@@ -51,6 +51,13 @@ fn golden_sampled() {
 }
 
 #[test]
+fn golden_growth() {
+    let profile = sample::growth();
+    let text = text(&profile, options(10, false));
+    insta::assert_snapshot!(format!("{text}\n{}", top(&profile, options(2, false))));
+}
+
+#[test]
 fn golden_governed() {
     let text = text(&sample::governed(), options(1, false));
     insta::assert_snapshot!(text);

@@ -1,0 +1,193 @@
+//! Which pages of a process are there: `/proc/PID/pagemap`, and `/proc/kpageflags` where we may know
+//! what a page is made of. Of memory that is only the process's own; pages of files are not there in
+//! this sense, nor is the page of zeros that stands for all that was only read.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result};
+use leakprobe_common::{HUGE_BYTES, PAGE_BYTES};
+
+use super::Mapping;
+
+/// Pages of a region of the size of a huge one.
+pub const REGION_PAGES: usize = (HUGE_BYTES / PAGE_BYTES) as usize;
+
+// Bits of an entry (the kernel's Documentation/admin-guide/mm/pagemap.rst).
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_A_FILE: u64 = 1 << 61;
+const FRAME: u64 = (1 << 55) - 1;
+// Bits of a page's flags (include/uapi/linux/kernel-page-flags.h).
+const COMPOUND_HUGE: u64 = 1 << 22;
+const ZEROS: u64 = 1 << 24;
+
+/// What is there of a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// It takes memory or swap of the process alone.
+    pub is_there: bool,
+    /// It may be a part of a huge page: it is, or that cannot be told.
+    pub may_be_huge: bool,
+}
+
+/// The pages of a process.
+#[derive(Debug)]
+pub struct Pages {
+    map: File,
+    flags: Option<File>,
+}
+
+impl Pages {
+    /// Of process `pid`, for as long as it does not execute another program.
+    ///
+    /// # Errors
+    ///
+    /// If its page map cannot be opened.
+    pub fn open(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/pagemap");
+        let map = File::open(&path).with_context(|| format!("failed to open `{path}`"))?;
+        Ok(Self {
+            map,
+            flags: File::open("/proc/kpageflags").ok(),
+        })
+    }
+
+    /// The pages of the region that begins at an address. `None` if the process is gone.
+    pub fn region(&self, start: u64) -> Option<[Page; REGION_PAGES]> {
+        let mut bytes = [0; REGION_PAGES * 8];
+        let read = self.map.read_at(&mut bytes, start / PAGE_BYTES * 8).ok()?;
+        if read != bytes.len() {
+            return None;
+        }
+        let mut entries = [0; REGION_PAGES];
+        for (entry, bytes) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
+            *entry = u64::from_ne_bytes(bytes.try_into().ok()?);
+        }
+        let mut pages = [Page::default(); REGION_PAGES];
+        let mut at = 0;
+        while at < REGION_PAGES {
+            // Frames in a row are asked for together: those of a huge page are.
+            let frame = frame(entries[at]);
+            let run = (at + 1..REGION_PAGES)
+                .take_while(|&next| {
+                    frame != 0 && self::frame(entries[next]) == frame + (next - at) as u64
+                })
+                .count()
+                + 1;
+            let flags = self.flags(frame, run);
+            for (index, &entry) in entries[at..at + run].iter().enumerate() {
+                pages[at + index] = page(entry, flags.as_ref().map(|flags| flags[index]));
+            }
+            at += run;
+        }
+        Some(pages)
+    }
+
+    /// Flags of frames in a row; `None` if they cannot be told.
+    fn flags(&self, first: u64, count: usize) -> Option<[u64; REGION_PAGES]> {
+        let file = self.flags.as_ref().filter(|_| first != 0)?;
+        let mut bytes = [0; REGION_PAGES * 8];
+        let bytes = &mut bytes[..count * 8];
+        file.read_exact_at(bytes, first * 8).ok()?;
+        let mut flags = [0; REGION_PAGES];
+        for (flags, bytes) in flags.iter_mut().zip(bytes.chunks_exact(8)) {
+            *flags = u64::from_ne_bytes(bytes.try_into().ok()?);
+        }
+        Some(flags)
+    }
+}
+
+/// Number of the frame of memory; 0 if there is none, it is not the process's own, or we may not know.
+fn frame(entry: u64) -> u64 {
+    match entry & (PRESENT | SWAPPED | OF_A_FILE) {
+        PRESENT => entry & FRAME,
+        _ => 0,
+    }
+}
+
+fn page(entry: u64, flags: Option<u64>) -> Page {
+    let is_own = entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0;
+    Page {
+        is_there: is_own && flags.is_none_or(|flags| flags & ZEROS == 0),
+        may_be_huge: is_own && flags.is_none_or(|flags| flags & COMPOUND_HUGE != 0),
+    }
+}
+
+/// Memory of process `pid` that is its own, in memory or swapped out, bytes; `None` if it is gone.
+pub fn own_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    };
+    Some(field("RssAnon:")? + field("VmSwap:").unwrap_or(0))
+}
+
+/// Ranges of addresses in which process `pid` has memory of its own.
+pub fn own_ranges(pid: u32) -> Vec<(u64, u64)> {
+    let text = fs::read(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut ranges, mut range) = (Vec::new(), None);
+    for line in text.split(|&byte| byte == b'\n') {
+        if let Some(mapping) = Mapping::parse(line) {
+            range = Some((mapping.start, mapping.end));
+            continue;
+        }
+        let amount = [&b"Anonymous:"[..], b"Swap:"]
+            .iter()
+            .find_map(|name| line.strip_prefix(*name));
+        let is_some = amount.is_some_and(|amount| amount.trim_ascii_start() != b"0 kB");
+        if is_some && let Some(range) = range.take() {
+            ranges.push(range);
+        }
+    }
+    ranges
+}
+
+/// Where the heap of process `pid` ends, which `brk` moves.
+pub fn heap_end(pid: u32) -> Option<u64> {
+    let mappings = Mapping::read_all(pid).ok()?;
+    let heap = mappings
+        .iter()
+        .rfind(|mapping| mapping.path.as_os_str() == "[heap]");
+    heap.map(|heap| heap.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries() {
+        let there = |may_be_huge| Page {
+            is_there: true,
+            may_be_huge,
+        };
+        assert_eq!(page(0, None), Page::default());
+        assert_eq!(page(PRESENT | OF_A_FILE | 7, Some(0)), Page::default());
+        assert_eq!(page(PRESENT | 7, Some(ZEROS)), Page::default());
+        assert_eq!(page(PRESENT | 7, Some(0)), there(false));
+        assert_eq!(page(PRESENT | 7, Some(COMPOUND_HUGE)), there(true));
+        assert_eq!(page(PRESENT, None), there(true));
+        assert_eq!(page(SWAPPED | 7, None), there(true));
+    }
+
+    #[test]
+    fn our_own_stack_is_there() {
+        let variable = 0u8;
+        let address = &raw const variable as u64;
+        let me = std::process::id();
+        let pages = Pages::open(me).unwrap();
+        let region = pages.region(address & !(HUGE_BYTES - 1)).unwrap();
+        let page = region[(address % HUGE_BYTES / PAGE_BYTES) as usize];
+        assert!(page.is_there);
+        let ranges = own_ranges(me);
+        assert!(
+            ranges
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&address))
+        );
+        assert!(own_bytes(me).unwrap() > 0);
+    }
+}
