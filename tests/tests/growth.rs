@@ -57,7 +57,9 @@ fn assert_exact(summary: &Summary, report: &Report) {
             ..
         } = stack.totals;
         assert_eq!(allocated_bytes, live_bytes + freed_bytes, "{stack:?}");
-        assert!(!stack.names().contains(&"touch_shared"), "{stack:?}");
+        // Where the kernel cannot tell at once that memory is shared, its pages count as gone.
+        let is_shared = stack.names().contains(&"touch_shared");
+        assert!(!is_shared || live_bytes == 0, "{stack:?}");
     }
 }
 

@@ -52,7 +52,9 @@ fn check(report: &Report) {
     for (name, followed) in [("malloc", given), ("free", freed)] {
         let cost = functions.iter().find(|it| it.function == name);
         let cost = cost.expect("the function was called");
-        assert_eq!(cost.followed, followed, "{overhead:?}");
+        // The last malloc may not have returned before the recording ended.
+        let about = followed..=followed + 1;
+        assert!(about.contains(&cost.followed), "{followed}: {overhead:?}");
         assert!((followed..=followed + followed / 10).contains(&cost.calls));
     }
     let sum: u64 = functions.iter().map(|it| it.overhead_ns).sum();
