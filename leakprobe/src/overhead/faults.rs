@@ -12,6 +12,9 @@ use super::statistics::{cpu_time, run_time};
 /// Looks, of which the statistics are on up to the next one at the first.
 const LOOKS: u32 = 10;
 
+/// CPU time of the target while the statistics are on, at the least, nanoseconds.
+const LEAST: u64 = 10_000_000;
+
 /// A measurement that goes on.
 pub struct Faults {
     pid: u32,
@@ -52,6 +55,11 @@ impl Faults {
     /// To be called once a second. Of the last window, percent.
     pub fn look(&mut self) -> Option<u64> {
         let figures = self.figures();
+        if let (Some(Window { before, .. }), Some(now)) = (&self.window, figures)
+            && now[2].saturating_sub(before[2]) < LEAST
+        {
+            return self.last; // too little yet to mean something
+        }
         if let (Some(Window { before, .. }), Some(now)) = (self.window.take(), figures) {
             let mut part = [0; 3];
             for index in 0..part.len() {
