@@ -63,7 +63,7 @@ pub struct Price {
 
 impl Price {
     /// Work between two traps, nanoseconds, after which the caches hold little of the last one.
-    const FULL: u64 = 1000;
+    const FULL: u64 = 4000;
 
     /// Where there is so much work between two traps, nanoseconds.
     pub fn at(&self, work_ns: u64) -> Traps {
@@ -109,7 +109,7 @@ mod tests {
             among_work: traps(2000, 1000),
         };
         assert_eq!(price.at(0), price.alone);
-        assert_eq!(price.at(500), traps(1500, 900));
+        assert_eq!(price.at(2000), traps(1500, 900));
         assert_eq!(price.at(u64::MAX), price.among_work);
     }
 }

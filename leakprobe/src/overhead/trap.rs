@@ -27,9 +27,9 @@ use crate::probe::trial;
 use crate::probe::way::Way;
 
 /// Calls between two looks at the clock.
-const BATCH: u64 = 32;
+const BATCH: u64 = 16;
 /// The child measures for so long at each go.
-const LIMIT: Duration = Duration::from_millis(10);
+const LIMIT: Duration = Duration::from_millis(20);
 
 /// What is to be measured.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +55,11 @@ extern "C" fn stepped() {
 }
 
 /// Lines of code that are run between the calls, in no order.
-const LINES: usize = 2048;
+const LINES: usize = 4096;
 /// Bytes from one to the next, a cache line.
 const LINE: usize = 64;
 /// How many of them, which takes some microseconds.
-const RUN: usize = 64;
+const RUN: usize = 256;
 
 /// All lines, each with some jumps; a line is called by its place.
 #[cfg(target_arch = "x86_64")]
@@ -89,7 +89,7 @@ struct Work {
 impl Work {
     fn new() -> Self {
         Self {
-            data: vec![1; 1 << 16],
+            data: vec![1; 1 << 19],
             state: 1,
         }
     }
@@ -110,6 +110,13 @@ impl Work {
             self.data[place] = self.data[place].wrapping_add(self.state);
         }
     }
+}
+
+/// The same as the first; nothing is ever attached to it.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn untraced() {
+    naked_asm!("push rbx", "pop rbx", "nop", "ret") // lest they be made one
 }
 
 fn function(cost: SiteCost) -> extern "C" fn() {
@@ -142,7 +149,6 @@ pub fn calibrate(what: Calibration, send: &Sender<Result<Price>>) {
 fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
     let mut child = Traced::start(what.cost)?;
     let offset = trial::file_offset(function(what.cost) as usize as u64)?;
-    let free = child.nanoseconds()?;
     links.extend(attach(what.way, child.child.id(), offset, false)?);
     let entry = child.nanoseconds()?;
     // A session takes the trap at the entry as well; the others share it.
@@ -158,7 +164,7 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         log::debug!("overhead: a return is taken for an entry: {error:#}");
     });
     let traps = |which: fn(&Times) -> u64| {
-        let entry_ns = which(&entry).saturating_sub(which(&free));
+        let entry_ns = which(&entry);
         let return_ns = match &both {
             Ok(both) => which(both).saturating_sub(which(&entry)),
             Err(()) => entry_ns,
@@ -179,10 +185,9 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
     })
 }
 
-/// What a call takes, nanoseconds.
+/// What all traps of a call take, nanoseconds.
 struct Times {
     alone: u64,
-    /// With the work.
     among_work: u64,
 }
 
@@ -238,7 +243,7 @@ impl Traced {
         })
     }
 
-    /// What a call takes now.
+    /// What the traps of a call take now.
     fn nanoseconds(&mut self) -> Result<Times> {
         let mut line = String::new();
         self.stdin
@@ -262,8 +267,8 @@ impl Drop for Traced {
     }
 }
 
-/// What the child does: for each byte on stdin a line on stdout, the nanoseconds of a call alone and of
-/// one with work.
+/// What the child does: for each byte on stdin a line on stdout, the nanoseconds that a trap takes alone
+/// and among work.
 ///
 /// # Errors
 ///
@@ -278,29 +283,34 @@ pub fn run_child(cost: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let mut work = Work::new();
     while stdin.read(&mut [0])? > 0 {
-        let alone = time_of_call(function(cost), || ());
-        let among_work = time_of_call(function(cost), || work.go());
+        let alone = time_of_trap(cost, || ());
+        let among_work = time_of_trap(cost, || work.go());
         writeln!(stdout, "{alone} {among_work}")?;
         stdout.flush()?;
     }
     Ok(())
 }
 
-/// The median over batches, in CPU time, so that other processes hardly matter.
-fn time_of_call(function: extern "C" fn(), mut work: impl FnMut()) -> u64 {
-    let clock = || clock_time(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0);
-    let end = Instant::now() + LIMIT;
-    let mut times = Vec::new();
-    while times.len() < 3 || (Instant::now() < end && times.len() < 1000) {
+/// How much longer a call takes than one of the same code that is never traced: the median over pairs of
+/// batches, one after the other, so that what disturbs the machine disturbs both. In CPU time, in which
+/// other processes hardly matter.
+fn time_of_trap(cost: SiteCost, mut work: impl FnMut()) -> u64 {
+    let mut batch = |function: extern "C" fn()| {
+        let clock = || clock_time(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0);
         let start = clock();
         for _ in 0..BATCH {
             work();
             function();
         }
-        times.push(clock().saturating_sub(start) / BATCH);
+        clock().saturating_sub(start) as i64
+    };
+    let end = Instant::now() + LIMIT;
+    let mut differences = Vec::new();
+    while differences.len() < 3 || (Instant::now() < end && differences.len() < 1000) {
+        differences.push(batch(function(cost)) - batch(untraced));
     }
-    times.sort_unstable();
-    times[times.len() / 2]
+    differences.sort_unstable();
+    (differences[differences.len() / 2].max(0) as u64) / BATCH
 }
 
 #[cfg(test)]
@@ -308,18 +318,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_work_comes_by_all_lines() {
+    fn without_a_trap_it_costs_next_to_nothing() {
         let mut work = Work::new();
-        for _ in 0..1000 {
-            work.go();
-        }
-        assert!(time_of_call(function(SiteCost::Emulated), || work.go()) > 100);
-    }
-
-    #[test]
-    fn a_call_takes_less_than_a_trap() {
         for cost in [SiteCost::Emulated, SiteCost::SingleStepped] {
-            assert!(time_of_call(function(cost), || ()) < 1000, "{cost}");
+            assert!(time_of_trap(cost, || ()) < 100, "{cost}");
+            let among_work = time_of_trap(cost, || work.go());
+            assert!(among_work < 1000, "{cost}: {among_work}");
         }
     }
 }
