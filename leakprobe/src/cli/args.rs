@@ -105,8 +105,8 @@ pub struct Args {
     /// What to record
     ///
     /// `heap` follows the allocator: each block, from when it is given out until it is given back.
-    /// `growth` probes nothing, and costs next to nothing: it takes the stacks of the page faults by
-    /// which the process gets memory from the kernel, and reports what of that is still resident.
+    /// `growth` probes nothing, and costs little where page faults are few: it takes the stacks of the
+    /// faults by which the process gets memory from the kernel, and reports what is still resident.
     #[arg(
         long,
         value_enum,
