@@ -70,9 +70,10 @@ impl Floor {
 
     fn place_at(pid: u32, wanted: &[(&str, Place)]) -> Result<Floor> {
         let process = Process::open(pid)?;
-        let allocator = Allocator::find(&process, &functions::names())?;
+        let allocators = Allocator::find(&process, &functions::names())?;
+        let allocator = allocators.first().context("no allocator")?;
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
-        let points = plan::points(&allocator)?;
+        let points = plan::points(allocator)?;
         let places = wanted
             .iter()
             .map(|&(function, place)| {
@@ -81,8 +82,8 @@ impl Floor {
                 Ok((point.offset, place))
             })
             .collect::<Result<Vec<_>>>()?;
-        match way::choose()?.way {
-            Way::Single => Self::single(pid, &file, &places),
+        match way::choose(false)?.way {
+            Way::Single | Way::Tree => Self::single(pid, &file, &places),
             way => Self::multi(way, pid, &CString::new(file)?, &places),
         }
         .context("failed to place empty probes")

@@ -1,5 +1,5 @@
-//! What leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` measure the target, `report` and
-//! `self` leakprobe itself.
+//! What leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` measure the target, `neighbour` a
+//! process beside it, `report` and `self` leakprobe itself.
 //!
 //! A program of its own, not a part of xtask, because it uses the library that leakprobe is made of
 //! and xtask has to stay quick to build. How to read the figures is in docs/performance.md.
@@ -7,6 +7,7 @@
 mod floor;
 mod goal;
 mod machine;
+mod neighbour;
 mod own;
 mod pair;
 mod peer;
@@ -38,6 +39,8 @@ struct Cli {
 enum Benchmark {
     /// A malloc+free pair unprobed, under empty probes, and under leakprobe.
     Pair(pair::Options),
+    /// A process beside one that is recorded, with the same libc: whether it pays for that.
+    Neighbour(neighbour::Options),
     /// A malloc+free pair under a script of bpftrace that does the same, beside leakprobe.
     Peer(peer::Options),
     /// The report of a million live blocks: how long it takes, and in how much memory.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
 fn run(benchmark: &Benchmark) -> Result<Goals> {
     println!("{}", machine::describe()?);
     let goals = match benchmark {
+        Benchmark::Neighbour(options) => neighbour::run(options)?,
         Benchmark::Pair(options) => pair::run(options)?,
         Benchmark::Peer(options) => peer::run(options)?,
         Benchmark::Report(options) => report::run(options)?,

@@ -47,8 +47,8 @@ impl Naive {
     /// Starts it on a victim that takes `unprobed` nanoseconds per pair, and waits for its probes.
     fn attach(victim: &mut Victim, unprobed: f64) -> Result<Self> {
         let process = Process::open(victim.pid())?;
-        let allocator = Allocator::find(&process, &functions::names())?;
-        let file = allocator.object().path();
+        let allocators = Allocator::find(&process, &functions::names())?;
+        let file = allocators.first().context("no allocator")?.object().path();
         let script = format!(
             "uprobe:{file}:malloc {{ @size[tid] = arg0; }}
              uretprobe:{file}:malloc /@size[tid]/ {{

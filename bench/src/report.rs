@@ -1,5 +1,5 @@
-//! What the final report costs when there is much to report: from the signal to the last file, and
-//! the most memory that leakprobe ever had. What the kernel keeps for it in maps is not in that.
+//! What the final report costs when there is much to report: from the signal to the last file, or from the
+//! target's death, and the most memory that leakprobe ever had. What the kernel keeps for it in maps is not in that.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -21,6 +21,9 @@ use crate::goal::{Goals, median};
 
 /// Most seconds from the signal until all files are there.
 const GOAL_SECONDS: f64 = 3.0;
+
+/// Most seconds from the death of the target: whoever ended it may take everything away soon.
+const GOAL_SECONDS_OF_DEATH: f64 = 2.0;
 
 /// Most memory, in megabytes.
 const GOAL_MEGABYTES: f64 = 300.0;
@@ -58,6 +61,15 @@ struct Totals {
     live_count: u64,
 }
 
+/// What ends the recording.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// leakprobe gets SIGINT.
+    Interrupt,
+    /// The target gets SIGKILL.
+    Death,
+}
+
 /// Seconds since the signal.
 struct Run {
     files: f64,
@@ -81,29 +93,39 @@ pub fn run(options: &Options) -> Result<Goals> {
     // then only leakprobe has ended.
     let mut victims = Vec::new();
     let mut runs = Vec::new();
+    let mut deaths = Vec::new();
     for _ in 0..options.runs {
-        let (victim, run) = once(options)?;
-        println!(
-            "{:.2} s from SIGINT to the last file, {:.2} s to the end of leakprobe",
-            run.files, run.end
-        );
-        victims.push(victim);
-        runs.push(run);
+        for (end, what, runs) in [
+            (End::Interrupt, "SIGINT", &mut runs),
+            (End::Death, "the target's death", &mut deaths),
+        ] {
+            let (victim, run) = once(options, end)?;
+            println!(
+                "{:.2} s from {what} to the last file, {:.2} s to the end of leakprobe",
+                run.files, run.end
+            );
+            victims.push(victim);
+            runs.push(run.files);
+        }
     }
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("failed to ask for used memory")?;
     // In kibibytes, see getrusage(2).
     let megabytes = usage.max_rss() as f64 * 1024.0 / 1e6;
     println!("{megabytes:.0} MB at the most in leakprobe");
-    victims.into_iter().for_each(Victim::end_well);
+    for victim in victims {
+        let _ = victim.end();
+    }
 
     let mut goals = Goals::default();
-    let files = median(runs.iter().map(|run| run.files).collect());
+    let (files, death) = (median(runs), median(deaths));
     goals.at_most("SIGINT to the last file", files, GOAL_SECONDS, " s");
+    let goal = GOAL_SECONDS_OF_DEATH;
+    goals.at_most("the target's death to the last file", death, goal, " s");
     goals.at_most("peak memory", megabytes, GOAL_MEGABYTES, " MB");
     Ok(goals)
 }
 
-fn once(options: &Options) -> Result<(Victim, Run)> {
+fn once(options: &Options, end: End) -> Result<(Victim, Run)> {
     let arguments = [options.blocks.to_string(), options.stacks.to_string()];
     let arguments = arguments.each_ref().map(String::as_str);
     let mut victim = Victim::spawn_with(&options.libc, "big", &arguments);
@@ -119,7 +141,10 @@ fn once(options: &Options) -> Result<(Victim, Run)> {
     victim.summary();
 
     let signal = Instant::now();
-    leakprobe.signal(Signal::INT);
+    match end {
+        End::Interrupt => leakprobe.signal(Signal::INT),
+        End::Death => victim.kill(),
+    }
     for file in FILES {
         leakprobe.stderr_line(&format!("wrote {file}"));
     }

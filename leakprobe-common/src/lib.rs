@@ -3,11 +3,17 @@
 #![no_std]
 
 mod growth;
+mod mapping;
+mod peak;
+mod process;
 mod sampling;
 mod signature;
 mod unwind;
 
 pub use growth::*;
+pub use mapping::*;
+pub use peak::*;
+pub use process::*;
 pub use sampling::*;
 pub use signature::*;
 pub use unwind::*;
@@ -20,13 +26,16 @@ pub const MAX_FRAMES: usize = 127;
 /// handler interrupted the one below and allocates itself.
 pub const MAX_NESTED_CALLS: usize = 4;
 
+/// Allocators of a process whose code is known to the kernel side.
+pub const MAX_ALLOCATORS: usize = 4;
+
 /// Key of a live block; in growth mode of a page.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BlockKey {
     /// Address the allocator returned.
     pub address: u64,
-    /// Which of the target's address spaces, counted up by each exec.
+    /// Number of the address space, as each exec and each recorded fork begins a new one.
     pub space: u64,
 }
 
@@ -50,8 +59,9 @@ pub struct Block {
 pub struct StackKey {
     /// 64-bit hash of the frames.
     pub id: u64,
-    /// Which of the target's address spaces, as in [`BlockKey`].
-    pub space: u64,
+    /// Number of the program: the address space that began with its exec (or in which it was found).
+    /// Children that are forked share it.
+    pub program: u64,
 }
 
 /// What one stack has allocated and what of that was freed.
@@ -70,6 +80,15 @@ pub struct StackTotals {
     pub announced: u64,
     /// Second hash of the frames: of two stacks with one id, the other is known by it.
     pub check: u64,
+    /// The most that it had live after one of its allocations, in bytes. CPUs that set it at the same
+    /// time may leave it too low by what the other has just allocated. Not in growth mode, like the rest.
+    pub peak_bytes: u64,
+    /// The [`Peak::epoch`] of its last change.
+    pub epoch: u64,
+    /// Bytes that it had live when that epoch began.
+    pub at_peak_bytes: u64,
+    /// Bytes of those that were freed at each age ([`age_class`]); what was older is in none.
+    pub freed_by_age: [u64; AGES],
 }
 
 /// What a ring buffer record is; its first eight bytes.
@@ -80,6 +99,12 @@ pub enum EventKind {
     Stack = 1,
     /// An [`ExecEvent`].
     Exec = 2,
+    /// A [`ForkEvent`].
+    Fork = 3,
+    /// An [`ExitEvent`].
+    Exit = 4,
+    /// A [`MappingEvent`].
+    Mapping = 5,
 }
 
 /// A stack seen for the first time. It is sent only as long as its frames are.
@@ -90,6 +115,8 @@ pub struct StackEvent {
     pub kind: u64,
     /// The stack's totals are under this key.
     pub key: StackKey,
+    /// Address space of the process that had it first.
+    pub space: u64,
     /// Frames filled in, and [`StackEnd`] from bit [`STACK_END_SHIFT`] on.
     pub len: u64,
     /// Return addresses, leaf first: the first is the caller of the allocator. With [`FRAME_EXACT`]
@@ -104,49 +131,39 @@ pub const STACK_END_SHIFT: u32 = 32;
 /// Bit of a frame: its address is no return address, but that of the next instruction.
 pub const FRAME_EXACT: u64 = 1 << 63;
 
-/// The target executed another program.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct ExecEvent {
-    /// [`EventKind::Exec`].
-    pub kind: u64,
-    /// Number of the new address space.
-    pub space: u64,
-    /// 1 if the main thread did it; probes of one process follow only that thread into the new
-    /// program.
-    pub by_main_thread: u64,
-}
-
 /// Switches that both sides read, by index.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// 1 while allocator calls are recorded. Written by the user side.
     Active = 0,
-    /// Number of the target's address space, counted up by each exec. Written by the kernel side.
+    /// Of a single process: number of its address space, counted up by each exec. Written by the kernel
+    /// side. If many processes are recorded, those of the switches that belong to one address space are
+    /// in a map by its number.
     Space = 1,
     /// Address of the kernel's return trampoline in the target, 0 while unknown. Set by the user
     /// side, which finds it in the target's mappings; cleared by the kernel side at an exec.
     Trampoline = 2,
-    /// First address of the probed functions' code in the target, 0 while unknown; set and cleared
-    /// like the trampoline.
-    AllocatorStart = 3,
-    /// Address after the last of the probed functions' code.
-    AllocatorEnd = 4,
-    /// Number of the unwind tables, counted up with each change. Its lowest bit tells which of the
-    /// two [`CodeMappings`] is in use. Written by the user side.
-    Tables = 5,
+    /// Number of the unwind tables, counted up with each change, and from bit [`TABLES_SLOT_SHIFT`] on
+    /// which of the [`CodeMappings`] is in use. Written by the user side.
+    Tables = 3,
     /// The part of the target's work during which the probes are in place, in 2^-32, if they are
     /// taken away now and then; else 0. Written by the user side.
-    Duty = 6,
+    Duty = 4,
     /// In growth mode: where the target's heap ends, 0 while unknown. Set by the user side at the
     /// attach, and followed by the kernel side.
-    Break = 7,
+    Break = 5,
+    /// Of a single process: [`OOM_CHOSEN`] or [`OOM_SOMEBODY`] once it is so. Written by the kernel side.
+    OomVictim = 6,
+    /// The first of [`MAX_ALLOCATORS`] pairs: first address of the code of an allocator's probed functions in
+    /// the target, 0 if there are no more or they are not known, and the address after the last. Set and
+    /// cleared like the trampoline.
+    Allocators = 7,
 }
 
 impl Control {
     /// How many there are.
-    pub const ALL: usize = 8;
+    pub const ALL: usize = Control::Allocators as usize + 2 * MAX_ALLOCATORS;
 }
 
 /// Ids of the counters, and their names and meaning for a reader of the report.
@@ -237,4 +254,19 @@ counters! {
     /// The map of mapped ranges was full.
     RangesFull = 18, "ranges_full", true,
         "mappings not recorded because the map of mappings was full";
+    /// The map of processes was full.
+    ProcessesFull = 19, "processes_full", true,
+        "forked children not recorded because there were too many processes";
+    /// A fork could not be announced.
+    ForkEventsLost = 20, "fork_events_lost", true,
+        "forked children whose beginning could not be announced";
+    /// An end could not be announced.
+    ExitEventsLost = 21, "exit_events_lost", true,
+        "ends of processes that could not be announced";
+    /// A free of a block that a process has from the one that forked it.
+    InheritedFrees = 22, "inherited_frees", false,
+        "frees of blocks that a child had from the process that forked it";
+    /// A system call that changes mappings could not be announced.
+    MappingEventsLost = 23, "mapping_events_lost", true,
+        "system calls that map or unmap memory and could not be announced";
 }

@@ -123,12 +123,12 @@ pub struct CodeMapping {
     pub unused: u32,
 }
 
-/// The executable mappings of the target: one map value.
+/// The executable mappings of a process: one map value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct CodeMappings {
-    /// Which of the target's address spaces they belong to, as in [`crate::BlockKey`].
-    pub space: u64,
+    /// Which program they belong to, as in [`crate::StackKey`].
+    pub program: u64,
     /// Sorted by address. What is not used starts at the end of all addresses.
     pub entries: [CodeMapping; MAX_MAPPINGS],
 }
@@ -181,6 +181,9 @@ impl StackEnd {
 
 /// Bit of [`crate::Control::Tables`]: nothing may be taken from the cache of rules or put there.
 pub const TABLES_UNCACHED: u64 = 1 << 63;
+
+/// From this bit of [`crate::Control::Tables`] on, 16 bits are the number of the [`CodeMappings`].
+pub const TABLES_SLOT_SHIFT: u32 = 32;
 
 /// Bits of [`crate::Control::Tables`] with which the cache of rules marks its entries. Before they
 /// start over, the user side clears the cache.

@@ -14,10 +14,11 @@ use crate::maps::{
     MAX_SIZE, MIN_SIZE, SAMPLING, control, count, count_entered, count_followed, opaque, read_user,
     registers,
 };
+use crate::process::Owner;
 use crate::stack;
 use crate::thread::{Thread, known_thread, this_thread};
 use crate::walk::Start;
-use crate::{arch, blocks, sample};
+use crate::{arch, blocks, process, sample};
 
 /// Bytes that a signal frame takes at the least below the red zone (`struct rt_sigframe` of
 /// x86-64 is 440 bytes, and the floating point state another 512): whatever runs below is in the
@@ -88,13 +89,16 @@ pub fn enter(ctx: &ProbeContext) -> bool {
     let sp = arch::entry_sp(regs);
     let request = Request::new(signature, arch::arguments(regs));
     let chance = sample::draw(request.size);
-    if chance == 0 && !(request.replaces() && blocks::knows(request.address)) {
+    if chance == 0 && !(request.replaces() && is_known(request.address)) {
         if signature & Signature::FORWARDS != 0 {
             sample::note_skipped(regs, sp);
         }
         return false;
     }
-    let Some(thread) = this_thread() else {
+    let Some(owner) = process::owner() else {
+        return false;
+    };
+    let Some(thread) = this_thread(owner) else {
         count(Counter::ThreadsFull);
         return false;
     };
@@ -128,12 +132,12 @@ pub fn enter(ctx: &ProbeContext) -> bool {
     call.chance = chance;
     if request.replaces() {
         // From here on another thread may be given the old address.
-        match blocks::take(request.address) {
+        match blocks::take(request.address, owner) {
             Some(old) => {
                 call.old = old;
                 call.has_old = 1;
             }
-            None => count_unknown_free(),
+            None => count_unknown_free(request.address),
         }
     }
     if depth != 0 {
@@ -147,6 +151,9 @@ pub fn enter(ctx: &ProbeContext) -> bool {
             fp: arch::frame_pointer(regs),
         };
         let (stack, check) = stack::identify(start, thread);
+        if thread.call(depth).has_old == 0 && sample::serves_another(thread) {
+            return false;
+        }
         let call = thread.call(depth);
         call.stack = stack;
         call.check = check;
@@ -186,11 +193,12 @@ pub fn leave<C: EbpfContext>(ctx: &C) {
 /// Records what a call gave out and took back.
 #[inline(always)]
 fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
+    let owner = thread.owner();
     let call = thread.call(level);
     if control(Control::Active) == 0 {
         if call.has_old != 0 {
             // Recording ended in between: leave things as they were at the entry.
-            blocks::put_back(call.address, &call.old);
+            blocks::put_back(call.address, &call.old, owner);
         }
         return;
     }
@@ -210,9 +218,9 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
     if call.has_old != 0 {
         // realloc(p, 0) that returns nothing has freed p; any other failure leaves p as it was.
         if address != 0 || call.size == 0 {
-            blocks::freed(&call.old);
+            blocks::freed(&call.old, owner);
         } else {
-            blocks::put_back(call.address, &call.old);
+            blocks::put_back(call.address, &call.old, owner);
         }
         call.has_old = 0;
     }
@@ -248,7 +256,10 @@ pub fn free(ctx: &ProbeContext) {
     if address == 0 || control(Control::Active) == 0 {
         return;
     }
-    if SAMPLING.load() != 0 && !blocks::knows(address) {
+    let Some(owner) = process::owner() else {
+        return;
+    };
+    if SAMPLING.load() != 0 && !blocks::knows(address, owner) {
         return;
     }
     let sp = arch::entry_sp(regs);
@@ -259,9 +270,9 @@ pub fn free(ctx: &ProbeContext) {
     {
         return;
     }
-    match blocks::take(address) {
+    match blocks::take(address, owner) {
         Some(block) => {
-            blocks::freed(&block);
+            blocks::freed(&block, owner);
             count_followed(signature);
             if let Some(thread) = thread {
                 thread.freed = address;
@@ -270,14 +281,28 @@ pub fn free(ctx: &ProbeContext) {
         }
         // free_sized may call free: the same block again, further down.
         None if thread.is_some_and(|thread| thread.freed == address && sp <= thread.freed_sp) => {}
-        None => count_unknown_free(),
+        // What it frees inside was not given out, or is freed for the second time.
+        None if is_from_allocator(sp, owner) => {}
+        None => count_unknown_free(address),
     }
+}
+
+/// Whether a call comes from an allocator's own code.
+#[inline(always)]
+fn is_from_allocator(sp: u64, owner: Owner) -> bool {
+    arch::return_address(sp).is_some_and(|ip| process::is_in_allocator(ip, owner.space) != 0)
+}
+
+/// Whether a block of the running process is on record.
+#[inline(always)]
+fn is_known(address: u64) -> bool {
+    process::owner().is_some_and(|owner| blocks::knows(address, owner))
 }
 
 /// A block that is not on record goes. When sampling, that says nothing.
 #[inline(always)]
-fn count_unknown_free() {
-    if SAMPLING.load() == 0 {
+fn count_unknown_free(address: u64) {
+    if !process::was_inherited(address) && SAMPLING.load() == 0 {
         count(Counter::UnknownFrees);
     }
 }

@@ -3,20 +3,18 @@
 //! Raw tracepoints need no tracefs. They fire for every process of the host, so each of these
 //! functions first finds out, cheaply, whether the target is meant.
 
-use aya_ebpf::bindings::{bpf_pidns_info, pt_regs};
+use aya_ebpf::bindings::pt_regs;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_get_ns_current_pid_tgid, bpf_task_pt_regs,
-};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_ns, bpf_task_pt_regs};
 use aya_ebpf::programs::RawTracePointContext;
 use aya_log_ebpf::info;
-use leakprobe_common::{Control, Counter, EventKind, ExecEvent};
-
-use crate::maps::{
-    EVENTS, PID_NS_DEVICE, PID_NS_INODE, TARGET_PID, THREADS, control, count, set_control,
-    thread_id,
+use leakprobe_common::{
+    Control, Counter, EventKind, ExecEvent, ExitEvent, ForkEvent, MAX_ALLOCATORS, ProcessState,
 };
-use crate::{arch, call};
+
+use crate::maps::{EVENTS, THREADS, control, count, set_control, set_control_at, thread_id};
+use crate::process::{self, MANY};
+use crate::{arch, call, peak};
 
 /// `SIG_DFL` and `SIG_IGN` are 0 and 1; anything above is the address of a handler.
 const SIG_IGN: u64 = 1;
@@ -49,38 +47,38 @@ pub fn signal_deliver(ctx: &RawTracePointContext) -> i32 {
     0
 }
 
-/// Whether the running process is the target.
-#[inline(always)]
-pub fn is_target() -> bool {
-    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
-    // SAFETY: the helper fills in `ids`, whose size it is told.
-    let status = unsafe {
-        bpf_get_ns_current_pid_tgid(
-            PID_NS_DEVICE.load(),
-            PID_NS_INODE.load(),
-            &mut ids,
-            size_of::<bpf_pidns_info>() as u32,
-        )
-    };
-    status == 0 && ids.tgid == TARGET_PID.load()
-}
-
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
 #[inline(always)]
 pub fn exec(ctx: &RawTracePointContext) -> i32 {
-    if !is_target() {
+    let (before, space) = if MANY.load() != 0 {
+        match process::exec() {
+            Some((before, after)) => (before, after.space),
+            None => return 0,
+        }
+    } else if process::is_target() {
+        let before = ProcessState {
+            space: control(Control::Space),
+            ..ProcessState::default()
+        };
+        let space = before.space + 1;
+        set_control(Control::Space, space);
+        set_control(Control::Trampoline, 0);
+        let mut at = 0;
+        while at < MAX_ALLOCATORS as u32 {
+            set_control_at(Control::Allocators as u32 + 2 * at, 0);
+            at += 1;
+        }
+        set_control(Control::Break, 0);
+        peak::start_over();
+        (before, space)
+    } else {
         return 0;
-    }
+    };
     // Whichever thread did it has the main thread's id by now.
     let thread = thread_id();
     let old_thread: u64 = ctx.arg(1);
     let _ = THREADS.remove(thread);
     let _ = THREADS.remove(old_thread as u32);
-    let space = control(Control::Space) + 1;
-    set_control(Control::Space, space);
-    set_control(Control::Trampoline, 0);
-    set_control(Control::AllocatorStart, 0);
-    set_control(Control::Break, 0);
     info!(
         ctx,
         "the target executed a new program: address space {}", space
@@ -93,8 +91,34 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
         kind: EventKind::Exec as u64,
         space,
         by_main_thread: (old_thread as u32 == thread) as u64,
+        before,
     });
     entry.submit(0);
+    0
+}
+
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`.
+#[inline(always)]
+pub fn fork(ctx: &RawTracePointContext) -> i32 {
+    let Some(child) = process::fork(ctx.arg(1)) else {
+        return 0;
+    };
+    let Some(mut entry) = EVENTS.reserve::<ForkEvent>(0) else {
+        count(Counter::ForkEventsLost);
+        return 0;
+    };
+    entry.write(ForkEvent {
+        kind: EventKind::Fork as u64,
+        child,
+    });
+    entry.submit(0);
+    0
+}
+
+/// `mark_victim(struct task_struct *task, uid_t uid)`, before Linux 6.9 `mark_victim(int pid)`.
+#[inline(always)]
+pub fn oom(ctx: &RawTracePointContext) -> i32 {
+    process::chosen_by_oom_killer(ctx.arg(0));
     0
 }
 
@@ -102,5 +126,20 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
 #[inline(always)]
 pub fn thread_exit() -> i32 {
     let _ = THREADS.remove(thread_id());
+    let Some((process, status)) = process::exit() else {
+        return 0;
+    };
+    let Some(mut entry) = EVENTS.reserve::<ExitEvent>(0) else {
+        count(Counter::ExitEventsLost);
+        return 0;
+    };
+    entry.write(ExitEvent {
+        kind: EventKind::Exit as u64,
+        status,
+        // SAFETY: the helper has no preconditions.
+        time: unsafe { bpf_ktime_get_ns() },
+        process,
+    });
+    entry.submit(0);
     0
 }

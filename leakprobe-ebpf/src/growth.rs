@@ -23,9 +23,9 @@ use leakprobe_common::{
     is_chosen,
 };
 
-use crate::blocks::{freed, key, stands_for, take, totals};
-use crate::events::is_target;
-use crate::maps::{BLOCKS, add, control, count, opaque, set_control};
+use crate::blocks::{insert, knows, stands_for, take, totals};
+use crate::maps::{STACKS, add, control, count, opaque, set_control};
+use crate::process::{is_target, owner};
 use crate::thread::{Thread, this_thread};
 use crate::{arch, stack};
 
@@ -75,7 +75,7 @@ pub fn fault(ctx: &PerfEventContext) {
     if !is_private(address) {
         return;
     }
-    let Some(thread) = this_thread() else {
+    let Some(thread) = owner().and_then(this_thread) else {
         return count(Counter::ThreadsFull);
     };
     if !is_new(thread) {
@@ -135,15 +135,17 @@ fn record(address: u64, block: &Block, check: u64, thread: &mut Thread) {
     let Some(sums) = announced(block.stack, check, thread) else {
         return;
     };
-    if let Some(old) = take(address) {
-        freed(&old);
+    let owner = thread.owner();
+    if let Some(old) = take(address, owner) {
+        freed(&old, thread);
     }
-    if BLOCKS
-        .insert(key(address), block, BPF_NOEXIST as u64)
-        .is_err()
-    {
+    let key = BlockKey {
+        address,
+        space: owner.space,
+    };
+    if insert(&key, block, BPF_NOEXIST).is_err() {
         // Another thread faulted on the same page at the same time, and serves as well; or:
-        if !crate::blocks::knows(address) {
+        if !knows(address, owner) {
             count(Counter::BlocksFull);
         }
         return;
@@ -156,16 +158,33 @@ fn record(address: u64, block: &Block, check: u64, thread: &mut Thread) {
     }
 }
 
+/// Counts a page as gone, for the stack that brought it.
+#[inline(always)]
+fn freed(page: &Block, thread: &Thread) {
+    let stack = StackKey {
+        id: page.stack,
+        program: thread.program,
+    };
+    if let Some(sums) = STACKS.get_ptr_mut(stack) {
+        let (bytes, blocks) = stands_for(page);
+        // SAFETY: map values stay valid while the program runs; nobody deletes totals.
+        unsafe {
+            add(&raw mut (*sums).freed_bytes, bytes);
+            add(&raw mut (*sums).freed_count, blocks);
+        }
+    }
+}
+
 /// Totals of the stack that the thread has walked last, whose frames are with the user side now.
 #[inline(always)]
-fn announced(
+pub fn announced(
     id: u64,
     check: u64,
     thread: &mut Thread,
 ) -> Option<*mut leakprobe_common::StackTotals> {
     let stack = StackKey {
         id,
-        space: control(Control::Space),
+        program: thread.program,
     };
     let Some(sums) = totals(&stack, check) else {
         count(Counter::StacksFull);
@@ -178,7 +197,7 @@ fn announced(
             return None;
         }
         if core::ptr::read_volatile(&raw const (*sums).announced) == 0 {
-            if stack::announce(thread, &stack) == 1 {
+            if stack::announce(thread, id) == 1 {
                 core::ptr::write_volatile(&raw mut (*sums).announced, 1);
             } else {
                 count(Counter::StackEventsLost);
@@ -351,7 +370,7 @@ fn given(ctx: &FExitContext, skip: u64, length: u64) {
 /// Records a range for the running thread's stack.
 #[inline(always)]
 fn range(address: u64, size: u64) {
-    let Some(thread) = this_thread() else {
+    let Some(thread) = owner().and_then(this_thread) else {
         return count(Counter::ThreadsFull);
     };
     let Some((stack, check)) = identify(thread) else {
@@ -367,7 +386,11 @@ fn range(address: u64, size: u64) {
         time: unsafe { bpf_ktime_get_ns() },
         chance: CERTAIN,
     };
-    if RANGES.insert(key(address), &range, BPF_ANY as u64).is_err() {
+    let key = BlockKey {
+        address,
+        space: thread.space,
+    };
+    if RANGES.insert(key, &range, BPF_ANY as u64).is_err() {
         count(Counter::RangesFull);
     }
 }

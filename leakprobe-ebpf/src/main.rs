@@ -1,9 +1,10 @@
 //! The kernel side of leakprobe: the probe entry points, one line each.
 //!
 //! `call` follows allocator calls from entry to return, `thread` tells which count, `sample` draws
-//! which are recorded, `blocks` keeps what is live and the totals of each `stack`, which `walk` follows
-//! by the rules of `unwind` or the `trail` of the last walk; `events` watches signals, execs, exits;
-//! `growth` follows page faults instead of calls.
+//! which are recorded, `blocks` keeps what is live and the totals of each `stack`, `peak` the most that was,
+//! and `walk` follows stacks by the rules of `unwind` or the `trail` of the last walk; `process` knows whose a
+//! call is; `events` watches signals, execs, forks, exits;
+//! `growth` follows page faults instead of calls, `mapping` the system calls that map memory.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
 #![no_main]
@@ -16,7 +17,10 @@ mod blocks;
 mod call;
 mod events;
 mod growth;
+mod mapping;
 mod maps;
+mod peak;
+mod process;
 mod sample;
 mod stack;
 mod thread;
@@ -68,6 +72,14 @@ pub fn session_call(ctx: *mut core::ffi::c_void) -> u32 {
     u32::from(!enter(&ctx))
 }
 
+/// In front of a system call that maps or unmaps memory, or behind it. Which, the probe's cookie tells
+/// ([`leakprobe_common::MappingSite`]).
+#[uprobe]
+pub fn map_call(ctx: ProbeContext) -> u32 {
+    mapping::system_call(&ctx);
+    0
+}
+
 /// A signal is about to be delivered to a thread.
 #[raw_tracepoint(tracepoint = "signal_deliver")]
 pub fn signal_deliver(ctx: RawTracePointContext) -> i32 {
@@ -78,6 +90,18 @@ pub fn signal_deliver(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     events::exec(&ctx)
+}
+
+/// A process forks, or starts a thread.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> i32 {
+    events::fork(&ctx)
+}
+
+/// The OOM killer chooses a process.
+#[raw_tracepoint(tracepoint = "mark_victim")]
+pub fn oom_victim(ctx: RawTracePointContext) -> i32 {
+    events::oom(&ctx)
 }
 
 /// A thread ends.

@@ -21,6 +21,15 @@ use crate::thread::Thread;
 #[map]
 pub static BLOCKS: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 22, BPF_F_NO_PREALLOC);
 
+/// How many live blocks there are at addresses that come to the same place, when sampling: most frees are of
+/// blocks that are not on record, and a look here costs less than one into [`BLOCKS`]. Too high, never too low.
+/// The user side sets the number of entries to 1 when all blocks are recorded.
+#[map]
+pub static MARKS: Array<u64> = Array::with_max_entries(1 << MARK_BITS, 0);
+
+/// Addresses come to 2 to the power of this many places.
+pub const MARK_BITS: u32 = 16;
+
 /// Totals by stack.
 #[map]
 pub static STACKS: HashMap<StackKey, StackTotals> =
@@ -64,22 +73,16 @@ pub static MAX_SIZE: Global<u64> = Global::new(u64::MAX);
 #[unsafe(no_mangle)]
 pub static SAMPLING: Global<u64> = Global::new(0);
 
-/// The target's process id in the PID namespace below.
-#[unsafe(no_mangle)]
-pub static TARGET_PID: Global<u32> = Global::new(0);
-
-/// Device of the PID namespace file of the user side, as the kernel counts.
-#[unsafe(no_mangle)]
-pub static PID_NS_DEVICE: Global<u64> = Global::new(0);
-
-/// Inode of the PID namespace file of the user side.
-#[unsafe(no_mangle)]
-pub static PID_NS_INODE: Global<u64> = Global::new(0);
-
 /// Value of a switch; 0 if it does not exist, which the verifier cannot know is impossible.
 #[inline(always)]
 pub fn control(which: Control) -> u64 {
-    match CONTROL.get_ptr(which as u32) {
+    control_at(which as u32)
+}
+
+/// The same by its number.
+#[inline(always)]
+pub fn control_at(which: u32) -> u64 {
+    match CONTROL.get_ptr(which) {
         // SAFETY: array elements live as long as the map; an aligned u64 is read whole.
         Some(value) => unsafe { core::ptr::read_volatile(value) },
         None => 0,
@@ -89,7 +92,13 @@ pub fn control(which: Control) -> u64 {
 /// Sets a switch.
 #[inline(always)]
 pub fn set_control(which: Control, value: u64) {
-    if let Some(place) = CONTROL.get_ptr_mut(which as u32) {
+    set_control_at(which as u32, value);
+}
+
+/// The same by its number.
+#[inline(always)]
+pub fn set_control_at(which: u32, value: u64) {
+    if let Some(place) = CONTROL.get_ptr_mut(which) {
         // SAFETY: as in `control`.
         unsafe { core::ptr::write_volatile(place, value) };
     }

@@ -10,6 +10,7 @@ use leakprobe_common::{CERTAIN, Control, SIZE_CLASSES, size_class};
 
 use crate::arch;
 use crate::maps::{CHANCES, SAMPLING, control, opaque};
+use crate::process::{self, has_allocators, is_in_allocator};
 use crate::thread::{Skipped, Thread, this_thread};
 
 /// Decides whether a block of this size is recorded: the probability with which it is, in 2^-32, or
@@ -44,13 +45,45 @@ pub fn note_skipped(regs: &pt_regs, sp: u64) {
     let Some(ip) = arch::return_address(sp) else {
         return;
     };
-    if let Some(thread) = this_thread() {
+    let Some(owner) = process::owner() else {
+        return;
+    };
+    if let Some(thread) = this_thread(owner) {
         thread.skipped = Skipped {
             sp,
             ip,
             probe: arch::instruction_pointer(regs),
         };
     }
+}
+
+/// Frames between an allocator's function that is probed, and the call of another allocator's.
+const HELPERS: u64 = 8;
+
+/// Whether a call whose stack was just walked only serves one of another allocator that was left out: its
+/// function is on the stack.
+#[inline(always)]
+pub fn serves_another(thread: &Thread) -> bool {
+    if SAMPLING.load() == 0 || thread.depth != 0 || !has_allocators(thread.space) {
+        return false;
+    }
+    passes_allocator(thread)
+}
+
+/// Whether one of the callers nearest to the leaf of the stack that was walked last is an allocator's code.
+#[inline(always)]
+pub fn passes_allocator(thread: &Thread) -> bool {
+    let mut at = 1;
+    while at < HELPERS {
+        if at >= thread.walk.len {
+            break;
+        }
+        if is_in_allocator(thread.trace.frames[at as usize], thread.space) != 0 {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 /// Whether a call only serves one that was left out: it comes from the allocator's own code, or in
@@ -60,8 +93,7 @@ pub fn was_skipped(thread: &Thread, regs: &pt_regs, sp: u64, ip: u64) -> bool {
     if SAMPLING.load() == 0 || thread.depth != 0 {
         return false;
     }
-    let start = control(Control::AllocatorStart);
-    if start != 0 && ip >= start && ip < control(Control::AllocatorEnd) {
+    if is_in_allocator(ip, thread.space) != 0 {
         return true;
     }
     let skipped = &thread.skipped;

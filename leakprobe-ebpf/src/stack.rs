@@ -6,12 +6,10 @@
 //! walk, and are sent only when the hash is new.
 
 use aya_ebpf::helpers::generated::bpf_ringbuf_output;
-use leakprobe_common::{
-    Control, Counter, EventKind, MAX_FRAMES, STACK_END_SHIFT, StackEnd, StackEvent, StackKey,
-};
+use leakprobe_common::{Counter, EventKind, MAX_FRAMES, STACK_END_SHIFT, StackEnd, StackEvent};
 
 use crate::arch::Interrupted;
-use crate::maps::{EVENTS, control, count, opaque};
+use crate::maps::{EVENTS, count, opaque};
 use crate::thread::Thread;
 use crate::walk::{BEYOND, EXACTLY, Position, Start, walk, walk_from};
 
@@ -72,13 +70,15 @@ fn count_end(end: u64) -> u64 {
 /// Sends the frames of a stack that [`identify`] gave this id; 0 if there was no room, or if the
 /// thread has walked another stack since (in a signal handler).
 #[inline(always)]
-pub fn announce(thread: &mut Thread, key: &StackKey) -> u64 {
+pub fn announce(thread: &mut Thread, id: u64) -> u64 {
+    let owner = thread.owner();
     let trace = &mut thread.trace;
-    if trace.key.id != key.id {
+    if trace.key.id != id {
         return 0;
     }
     trace.kind = EventKind::Stack as u64;
-    trace.key.space = key.space;
+    trace.key.program = owner.program;
+    trace.space = owner.space;
     let frames = opaque(trace.len) & (MAX_FRAMES as u64);
     let size = core::mem::offset_of!(StackEvent, frames) as u64 + frames * 8;
     // SAFETY: the size never goes beyond the trace: the mask is its number of frames less one.
@@ -96,11 +96,8 @@ pub fn announce(thread: &mut Thread, key: &StackKey) -> u64 {
 /// Sends the frames of a call that a signal handler has interrupted, before they are written over.
 #[inline(never)]
 pub fn announce_interrupted(thread: &mut Thread, level: u64) -> u64 {
-    let key = StackKey {
-        id: thread.call(level).stack,
-        space: control(Control::Space),
-    };
-    let sent = announce(thread, &key);
+    let id = thread.call(level).stack;
+    let sent = announce(thread, id);
     let call = thread.call(level);
     if call.announced == 0 {
         call.announced = sent;

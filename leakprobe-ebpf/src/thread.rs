@@ -20,7 +20,8 @@ use leakprobe_common::{
     Block, Control, Counter, MAX_FRAMES, MAX_NESTED_CALLS, StackEvent, StackKey,
 };
 
-use crate::maps::{THREADS, control, count, opaque, read_user, thread_id};
+use crate::maps::{THREADS, count, opaque, read_user, thread_id};
+use crate::process::{Owner, is_in_allocator, view};
 use crate::stack;
 use crate::trail::{Trail, WINDOW};
 use crate::walk::{Start, Walk};
@@ -82,6 +83,10 @@ pub struct Skipped {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Thread {
+    /// Number of its address space.
+    pub space: u64,
+    /// Number of its program.
+    pub program: u64,
     /// Calls in flight: one, and one more for each signal handler on top of another.
     pub depth: u64,
     /// The block freed last, and the stack pointer of that call.
@@ -129,6 +134,8 @@ const NO_CALL: Call = Call {
 
 /// What a thread starts with; in a map section, because it is too large for the BPF stack.
 static NEW_THREAD: Thread = Thread {
+    space: 0,
+    program: 0,
     depth: 0,
     freed: 0,
     freed_sp: 0,
@@ -146,7 +153,8 @@ static NEW_THREAD: Thread = Thread {
     walk: Walk::NONE,
     trace: StackEvent {
         kind: 0,
-        key: StackKey { id: 0, space: 0 },
+        key: StackKey { id: 0, program: 0 },
+        space: 0,
         len: 0,
         frames: [0; MAX_FRAMES + 1],
     },
@@ -156,6 +164,15 @@ static NEW_THREAD: Thread = Thread {
 };
 
 impl Thread {
+    /// Whose its calls are.
+    #[inline(always)]
+    pub fn owner(&self) -> Owner {
+        Owner {
+            space: self.space,
+            program: self.program,
+        }
+    }
+
     /// The call at a level, counted from the outermost; levels beyond the last wrap around, since
     /// a bounds check would panic, which a BPF program cannot.
     #[inline(always)]
@@ -195,8 +212,9 @@ impl Thread {
         if let Some(call) = self.top() {
             if call.has_old != 0 {
                 // Nobody knows whether realloc had already freed it. Kept is the safe answer.
-                blocks::put_back(call.address, &call.old);
+                let (address, old) = (call.address, call.old);
                 call.has_old = 0;
+                blocks::put_back(address, &old, self.owner());
             }
             self.depth -= 1;
         }
@@ -212,20 +230,26 @@ impl Thread {
             thread: self,
             sp,
             ip: arch::return_address(sp).unwrap_or(0),
-            trampoline: control(Control::Trampoline),
+            trampoline: view(Control::Trampoline, self.space),
             slot: 0,
         };
         repeat(MAX_NESTED_CALLS as u32, Admission::step, &mut admission);
-        let (slot, ip) = (admission.slot, admission.ip);
-        slot == 0 || (slot != sp && !self.comes_from(Start { ip, sp, fp }, slot))
+        let (slot, ip, trampoline) = (admission.slot, admission.ip, admission.trampoline);
+        if slot == 0 {
+            return true;
+        }
+        // Where a nested call returns to the kernel's trampoline, what it leaves all to does, too. (Others'
+        // probes on the same library put it there, even if ours spare that return.)
+        slot != sp
+            && !is_trampoline(ip, trampoline, sp)
+            && !self.comes_from(Start { ip, sp, fp }, slot)
     }
 
     /// Whether a call comes from the one whose return address is at `slot`.
     #[inline(always)]
     fn comes_from(&mut self, start: Start, slot: u64) -> bool {
         stack::passes(start, slot, self).unwrap_or_else(|| {
-            let first = control(Control::AllocatorStart);
-            first == 0 || (start.ip >= first && start.ip < control(Control::AllocatorEnd))
+            view(Control::Allocators, self.space) == 0 || is_in_allocator(start.ip, self.space) != 0
         })
     }
 
@@ -288,17 +312,22 @@ struct Admission {
     slot: u64,
 }
 
+/// Whether a word of the stack is the kernel's return trampoline. It is mapped above the stack,
+/// as high as there is room, at the first return that is probed; until the user side has seen
+/// it there (`known`), a page's first address above the stack is taken for it. No call returns to one.
+#[inline(always)]
+pub fn is_trampoline(word: u64, known: u64, sp: u64) -> bool {
+    if known != 0 {
+        word == known
+    } else {
+        word & 4095 == 0 && word > sp
+    }
+}
+
 impl Admission {
-    /// Whether a word of the stack is the kernel's return trampoline. It is mapped above the stack,
-    /// as high as there is room, at the first return that is probed; until the user side has seen
-    /// it there, a page's first address above the stack is taken for it. No call returns to one.
     #[inline(always)]
     fn is_trampoline(&self, word: u64) -> bool {
-        if self.trampoline != 0 {
-            word == self.trampoline
-        } else {
-            word & 4095 == 0 && word > self.sp
-        }
+        is_trampoline(word, self.trampoline, self.sp)
     }
 
     unsafe extern "C" fn step(_index: u32, state: *mut c_void) -> c_long {
@@ -335,12 +364,15 @@ pub fn known_thread() -> Option<&'static mut Thread> {
 
 /// The running thread, known from now on. `None` if there is no room for it.
 #[inline(always)]
-pub fn this_thread() -> Option<&'static mut Thread> {
-    if let Some(thread) = known_thread() {
-        return Some(thread);
+pub fn this_thread(owner: Owner) -> Option<&'static mut Thread> {
+    let mut known = known_thread();
+    if known.is_none() {
+        THREADS
+            .insert(thread_id(), &NEW_THREAD, BPF_NOEXIST as u64)
+            .ok()?;
+        known = known_thread();
     }
-    THREADS
-        .insert(thread_id(), &NEW_THREAD, BPF_NOEXIST as u64)
-        .ok()?;
-    known_thread()
+    let thread = known?;
+    (thread.space, thread.program) = (owner.space, owner.program);
+    Some(thread)
 }

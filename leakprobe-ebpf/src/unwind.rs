@@ -11,10 +11,11 @@ use aya_ebpf::maps::Array;
 use leakprobe_common::{
     CACHE_ENTRIES, CACHE_GENERATION_BITS, CHUNK_ROWS, Chunk, CodeMapping, CodeMappings, Control,
     MAX_CHUNKS, MAX_MAPPINGS, MAX_PAGES, MAX_RULES, PAGE_SIZE, Page, Row, Rule, RuleCache,
-    TABLES_UNCACHED,
+    TABLES_SLOT_SHIFT, TABLES_UNCACHED,
 };
 
 use crate::maps::{control, opaque};
+use crate::process::{MANY, Owner, view};
 
 /// Rules, by their number.
 #[map]
@@ -28,7 +29,8 @@ pub static PAGES: Array<Page> = Array::with_max_entries(MAX_PAGES as u32, 0);
 #[btf_map]
 pub static CHUNKS: ArrayOfMaps<InnerArray<Chunk, 1>, MAX_CHUNKS> = ArrayOfMaps::new();
 
-/// The target's mappings, twice: one is read while the user side writes the other.
+/// Lists of mappings. One that is in use is not written to. The user side sets how many; two do for
+/// one process.
 #[map]
 pub static MAPPINGS: Array<CodeMappings> = Array::with_max_entries(2, 0);
 
@@ -50,15 +52,22 @@ pub const NO_MAPPING: u32 = u32::MAX;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Tables {
-    /// Counts up with every change; the cache's entries are marked with it.
+    /// [`Control::Tables`]: counts up with every change; the cache's entries are marked with it.
     generation: u64,
+    /// Whose they are.
+    program: u64,
 }
 
 /// The tables of this moment.
 #[inline(always)]
-pub fn tables() -> Tables {
+pub fn tables(owner: Owner) -> Tables {
+    let mut generation = view(Control::Tables, owner.space);
+    if MANY.load() != 0 {
+        generation |= control(Control::Tables) & TABLES_UNCACHED;
+    }
     Tables {
-        generation: control(Control::Tables),
+        generation,
+        program: owner.program,
     }
 }
 
@@ -70,7 +79,10 @@ fn less(a: u64, b: u64) -> u64 {
 
 impl Tables {
     /// Those before the user side has made any.
-    pub const NONE: Self = Self { generation: 0 };
+    pub const NONE: Self = Self {
+        generation: 0,
+        program: 0,
+    };
 
     /// Whether these are the same ones, so that a walk by them goes the same way.
     #[inline(always)]
@@ -107,7 +119,8 @@ impl Tables {
 
     #[inline(always)]
     fn search(self, address: u64) -> u32 {
-        let Some(mappings) = MAPPINGS.get((self.generation & 1) as u32) else {
+        let Some(mappings) = MAPPINGS.get((self.generation >> TABLES_SLOT_SHIFT) as u32 & 0xffff)
+        else {
             return NO_MAPPING;
         };
         let mut index = 0;
@@ -118,10 +131,7 @@ impl Tables {
             step >>= 1;
         }
         let mapping = mapping(mappings, index);
-        if address < mapping.start
-            || address >= mapping.end
-            || mappings.space != control(Control::Space)
-        {
+        if address < mapping.start || address >= mapping.end || mappings.program != self.program {
             return NO_MAPPING;
         }
         if mapping.pages == 0 {

@@ -341,7 +341,7 @@ impl Position {
 /// The same from any position.
 #[inline(always)]
 pub fn walk_from(position: Position, until: u64, thread: &mut Thread) {
-    let tables = unwind::tables();
+    let tables = unwind::tables(thread.owner());
     let trail = thread.walk.trail ^ (until == 0) as u64;
     let none = opaque(0); // or LLVM calls a function to clear what lies side by side
     thread.walk = Walk {

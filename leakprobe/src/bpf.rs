@@ -6,13 +6,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use leakprobe_common::{
-    Block, BlockKey, Chunk, CodeMappings, Page, Rule, RuleCache, StackKey, StackTotals,
+    Block, BlockKey, Chunk, CodeMappings, Control, Page, ProcessState, Rule, RuleCache, StackKey,
+    StackTotals,
 };
 
 /// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_MAP_UPDATE_BATCH`, likewise.
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+/// `BPF_MAP_DELETE_BATCH`, likewise.
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
 /// Entries per system call to begin with. More than any bucket of a well-filled map holds.
 const ENTRIES: usize = 16 * 1024;
@@ -55,6 +58,10 @@ unsafe impl Plain for Rule {}
 unsafe impl Plain for Page {}
 // SAFETY: as above.
 unsafe impl Plain for CodeMappings {}
+// SAFETY: as above.
+unsafe impl Plain for ProcessState {}
+// SAFETY: an array of numbers.
+unsafe impl Plain for [u64; Control::ALL] {}
 // SAFETY: an array of such structures.
 unsafe impl Plain for Chunk {}
 // SAFETY: an array of numbers.
@@ -97,18 +104,58 @@ pub fn write_range<V: Plain>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> i
         return Ok(());
     }
     let keys: Vec<u32> = (first..).take(values.len()).collect();
+    write(map, &keys, values)
+}
+
+/// Writes a value for each key.
+///
+/// # Errors
+///
+/// What the kernel answers; nobody knows how many were written then.
+pub fn write<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
     let mut attr = BatchAttr {
         in_batch: 0,
         out_batch: 0,
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: values.len() as u32,
+        count: keys.len().min(values.len()) as u32,
         map_fd: map.as_raw_fd() as u32,
         elem_flags: 0,
         flags: 0,
     };
     // SAFETY: the kernel reads `count` keys and values of the map's sizes.
     unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
+    Ok(())
+}
+
+/// Removes entries of a hash map; those that are not there any more are passed over.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn remove<K: Plain>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
+    while !keys.is_empty() {
+        let mut attr = BatchAttr {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: 0,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel reads `count` keys of the map's size.
+        let error = unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attr) }.err();
+        let removed = (attr.count as usize).min(keys.len());
+        keys = match error.as_ref().and_then(io::Error::raw_os_error) {
+            None if error.is_none() => return Ok(()),
+            // The first that was not removed is not there.
+            Some(libc::ENOENT) => keys.get(removed + 1..).unwrap_or_default(),
+            Some(libc::EINTR | libc::EAGAIN) => &keys[removed..],
+            _ => return error.map_or(Ok(()), Err),
+        };
+    }
     Ok(())
 }
 

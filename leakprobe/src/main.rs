@@ -5,21 +5,29 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use leakprobe::cli::{self, Command};
-use leakprobe::{doctor, overhead, record};
+use leakprobe::cli::{self, Command, Order};
+use leakprobe::probe::tree;
+use leakprobe::target::proc_fs::{self, Shows};
+use leakprobe::{doctor, overhead, pid_namespace, ps, record};
 
 fn main() -> ExitCode {
     // Not for people, and so not among the subcommands.
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == overhead::CHILD) {
-        let ended = overhead::run_child(&words.next().unwrap_or_default().to_string_lossy());
+    let (first, second) = (words.next().unwrap_or_default(), words.next());
+    let second = second.unwrap_or_default();
+    let child = match first.to_str() {
+        Some(overhead::CHILD) => Some(overhead::run_child(&second.to_string_lossy())),
+        Some(tree::GUARDIAN) => Some(tree::run_guardian(&second.to_string_lossy())),
+        _ => None,
+    };
+    if let Some(ended) = child {
         return ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
-    let command = match cli::parse(std::env::args_os()) {
-        Ok(command) => command,
+    let order = match cli::parse(std::env::args_os()) {
+        Ok(order) => order,
         Err(error) => return error.report(),
     };
-    match run(&command) {
+    match run(&order) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -28,9 +36,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<ExitCode> {
+fn run(order: &Order) -> Result<ExitCode> {
+    if let Some(path) = &order.proc
+        && let Shows::Other(namespace) = proc_fs::choose(path)?
+    {
+        return pid_namespace::enter(&namespace);
+    }
     let mut out = io::stdout().lock();
-    match command {
+    match &order.command {
         Command::Record(config) => {
             drop(out);
             if config.verbose {
@@ -45,6 +58,10 @@ fn run(command: &Command) -> Result<ExitCode> {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
         }),
+        Command::Ps(config) => {
+            ps::run(config, &mut out)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Completions(shell) => {
             cli::write_completions(*shell, &mut out).context("failed to write to stdout")?;
             Ok(ExitCode::SUCCESS)

@@ -15,7 +15,8 @@ pub fn patched_code(pid: u32) -> Vec<(String, usize)> {
         .filter_map(Mapping::parse)
         .filter_map(|mapping| {
             let name = mapping.path.to_string();
-            let file = File::open(mapping.path)
+            // The process may be in a container, which has its own files.
+            let file = File::open(format!("/proc/{pid}/root{name}"))
                 .unwrap_or_else(|error| panic!("failed to open `{name}`: {error}"));
             let in_memory = read(&memory, mapping.start, mapping.len, &name);
             // A mapping reaches to the end of a page, its file need not.

@@ -105,6 +105,22 @@ pub fn contradictions(report: &Report) -> Vec<String> {
             report.totals
         ));
     }
+    if let Some(peak) = report.peak {
+        let at_peak = report.stacks.iter().filter_map(|it| it.at_peak_bytes);
+        if at_peak.sum::<u64>() != peak.live_bytes || peak.at_ns > Some(report.duration_ns) {
+            faults.push(format!("the stacks do not sum up to {peak:?}"));
+        }
+    }
+    for stack in &report.stacks {
+        if stack.at_peak_bytes > stack.peak_bytes {
+            faults.push(format!(
+                "more at the peak than ever, {:?} and {:?}: {}",
+                stack.at_peak_bytes,
+                stack.peak_bytes,
+                describe(stack)
+            ));
+        }
+    }
     let live = |stack: &Stack| stack.totals.live_bytes;
     if !report
         .stacks

@@ -5,13 +5,14 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::leakprobe_path;
 use crate::process::Process;
 use crate::report::Report;
+use crate::{LIMIT, leakprobe_path};
 
 /// A running leakprobe; killed when dropped.
 pub struct Leakprobe {
@@ -38,6 +39,11 @@ impl Leakprobe {
     /// The same for a command that ends up in leakprobe, such as `setpriv`.
     pub fn start_by(command: &mut Command) -> Leakprobe {
         let folder = TempDir::new().expect("failed to make a temporary folder");
+        Leakprobe::start_in(folder, command)
+    }
+
+    /// The same in this folder.
+    pub fn start_in(folder: TempDir, command: &mut Command) -> Leakprobe {
         // Also for a leakprobe that is run as another user.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777))
             .expect("failed to set permissions");
@@ -61,6 +67,21 @@ impl Leakprobe {
         while !self.process.line(text).contains(text) {}
     }
 
+    /// Waits until it says a line on stderr that starts like this; gives the whole line.
+    pub fn wait_until_it_says(&self, start: &str) -> String {
+        self.process.stderr_line(start)
+    }
+
+    /// Waits until it says something on stderr with this in it.
+    pub fn wait_until_it_mentions(&self, part: &str) -> String {
+        self.process.stderr_line_with(part)
+    }
+
+    /// The JSON report of this name that it has left already.
+    pub fn report(&self, name: &str) -> Report {
+        read_report(&self.folder.path().join(name))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
@@ -74,7 +95,12 @@ impl Leakprobe {
 
     /// Waits until it ends by itself. Panics unless it ends with 0.
     pub fn finish(self) -> Outcome {
-        let outcome = self.end();
+        self.finish_within(LIMIT)
+    }
+
+    /// The same for a recording that takes longer.
+    pub fn finish_within(self, limit: Duration) -> Outcome {
+        let outcome = self.end_within(limit);
         assert_eq!(
             outcome.status.code(),
             Some(0),
@@ -87,7 +113,11 @@ impl Leakprobe {
 
     /// Waits until it ends, in whatever way.
     pub fn end(self) -> Outcome {
-        let (status, stdout, stderr) = self.process.end();
+        self.end_within(LIMIT)
+    }
+
+    fn end_within(self, limit: Duration) -> Outcome {
+        let (status, stdout, stderr) = self.process.end_within(limit);
         Outcome {
             status,
             stdout,
@@ -140,7 +170,19 @@ impl Outcome {
 
     /// The JSON report.
     pub fn report(&self) -> Report {
-        serde_json::from_str(&self.file("report.json"))
-            .unwrap_or_else(|error| panic!("report.json cannot be read: {error}"))
+        self.report_in("report.json")
     }
+
+    /// The JSON report of another name.
+    pub fn report_in(&self, name: &str) -> Report {
+        self.file(name); // says more if there is none
+        read_report(&self.folder().join(name))
+    }
+}
+
+fn read_report(path: &Path) -> Report {
+    let text = std::fs::read_to_string(path)
+        .unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()));
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{} cannot be read: {error}", path.display()))
 }

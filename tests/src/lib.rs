@@ -6,11 +6,16 @@
 //! cannot run (no root, no victims, no leakprobe) fails, it never passes. Nothing sleeps; every
 //! wait is for an event and bounded by [`LIMIT`].
 
+pub mod cgroup;
 pub mod code;
+pub mod contained;
+pub mod container;
+pub mod containerd;
 pub mod exact;
 pub mod leakprobe;
 pub mod node;
 pub mod oracle;
+pub mod postgres;
 pub mod process;
 pub mod report;
 pub mod victim;

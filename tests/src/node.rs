@@ -80,16 +80,22 @@ impl Target {
 
     /// The same with options for Node.
     pub fn in_chroot_with(script: &Path, options: &[&str]) -> Target {
+        let words: Vec<_> = options.iter().chain(&["/leak.js"]).copied().collect();
+        Target::in_chroot_as(script, &words)
+    }
+
+    /// The same with all of Node's arguments, among them `/leak.js`, which the script is inside.
+    pub fn in_chroot_as(script: &Path, words: &[&str]) -> Target {
         let inside = r#"root=$1 && mount --bind "$2" "$1/leak.js" && mount -t proc proc "$1/proc" &&
             mount -t tmpfs tmpfs "$1/tmp" && shift 2 &&
-            exec chroot "$root" /usr/bin/node "$@" /leak.js"#;
+            exec chroot "$root" /usr/bin/node "$@""#;
         let mut target = Target::start(
             Command::new("unshare")
                 .args(["--pid", "--mount", "--fork", "--kill-child"])
                 .args(["sh", "-c", inside, "sh"])
                 .arg(rootfs())
                 .arg(script)
-                .args(options),
+                .args(words),
         );
         let unshare = target.pid;
         let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))
@@ -98,9 +104,14 @@ impl Target {
         target
     }
 
+    /// Lets the program go on.
+    pub fn go(&mut self) {
+        self.process.send(b"g");
+    }
+
     /// Lets the program leak and waits until it says what it kept.
     pub fn leak(&mut self) -> Kept {
-        self.process.send(b"g");
+        self.go();
         let line = self.process.line("the target's summary");
         serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("the summary `{line}` cannot be read: {error}"))

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -69,6 +69,11 @@ impl Process {
         self.next_line(&self.stdout, start, |line| line.starts_with(start))
     }
 
+    /// The next line of stdout that has `part` in it; panics with what came instead.
+    pub fn stdout_line_with(&self, part: &str) -> String {
+        self.next_line(&self.stdout, part, |line| line.contains(part))
+    }
+
     /// The next line of stderr that starts with `start`; panics with what came instead.
     pub fn stderr_line(&self, start: &str) -> String {
         self.next_line(&self.stderr, start, |line| line.starts_with(start))
@@ -98,18 +103,23 @@ impl Process {
 
     /// Waits for its end without a word to it. Gives the status and all it wrote on stdout and
     /// stderr.
-    pub fn end(mut self) -> (ExitStatus, String, String) {
-        let status = self.wait();
+    pub fn end(self) -> (ExitStatus, String, String) {
+        self.end_within(LIMIT)
+    }
+
+    /// The same for one that takes longer.
+    pub fn end_within(mut self, limit: Duration) -> (ExitStatus, String, String) {
+        let status = self.wait(limit);
         self.stdout.close();
         self.stderr.close();
         (status, self.stdout.all(), self.stderr.all())
     }
 
-    fn wait(&mut self) -> ExitStatus {
+    fn wait(&mut self, limit: Duration) -> ExitStatus {
         let pidfd = pidfd_open(self.rustix_pid(), PidfdFlags::empty())
             .expect("failed to open a file descriptor of a child");
         let limit = Timespec {
-            tv_sec: LIMIT.as_secs() as i64,
+            tv_sec: limit.as_secs() as i64,
             tv_nsec: 0,
         };
         let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));

@@ -68,6 +68,17 @@ impl Victim {
         victim
     }
 
+    /// Starts a command by which the victim gets another PID, such as `docker run`, and waits until it
+    /// is ready. Its PID and signals are then those of the command.
+    pub fn start_elsewhere(command: &mut Command) -> Victim {
+        let victim = Victim {
+            process: Process::spawn(command),
+        };
+        let line = victim.process.line("ready");
+        assert!(line.starts_with("ready "), "the victim says `{line}`");
+        victim
+    }
+
     /// Waits for a `ready` line; a victim that executes another one says it twice.
     pub fn wait_until_ready(&self) {
         let line = self.process.line("ready");
@@ -81,7 +92,12 @@ impl Victim {
 
     /// Sends the go byte.
     pub fn go(&mut self) {
-        self.process.send(b"g");
+        self.order(b"g");
+    }
+
+    /// Sends other bytes, to a victim that knows them.
+    pub fn order(&mut self, bytes: &[u8]) {
+        self.process.send(bytes);
     }
 
     /// Waits for one line that it writes.
@@ -99,6 +115,11 @@ impl Victim {
     /// Kills it.
     pub fn kill(&self) {
         self.process.signal(Signal::KILL);
+    }
+
+    /// Tells it to leave.
+    pub fn close_stdin(&mut self) {
+        self.process.close_stdin();
     }
 
     /// Lets it leave and waits for its end.

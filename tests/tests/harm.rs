@@ -89,6 +89,46 @@ fn killed() {
     }
 }
 
+/// Before it has placed anything, with the first probe in place, and while it takes them out.
+#[test]
+fn killed_on_the_way() {
+    for flavor in FLAVORS {
+        for phase in 0..3 {
+            let mut victim = busy_victim(flavor);
+            let pid = victim.pid();
+            let leakprobe = Leakprobe::start(&["--pid", &pid.to_string(), "-o", "report.json"]);
+            victim.go();
+            match phase {
+                0 => {}
+                1 => wait_until("there is a probe", || patched(pid) > 0),
+                _ => {
+                    leakprobe.wait_until_recording();
+                    let all = patched(pid);
+                    leakprobe.signal(Signal::INT);
+                    wait_until("a probe has gone", || patched(pid) < all);
+                }
+            }
+            leakprobe.signal(Signal::KILL);
+            leakprobe.end();
+            victim.line();
+            go_on_without_probes(victim);
+        }
+    }
+}
+
+/// Bytes of code that are not as in the file.
+fn patched(pid: u32) -> usize {
+    patched_code(pid).iter().map(|(_, bytes)| bytes).sum()
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < until, "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn ended_by_its_duration() {
     let mut victim = busy_victim("glibc");
@@ -115,34 +155,19 @@ fn the_target_is_killed() {
 /// It allocates all the time: some of them the kernel only removes when they are hit.
 #[test]
 fn a_forked_child_gets_rid_of_probes() {
-    const SCRIPT: &str = "
-import os
-print('ready', os.getpid(), flush=True)
-os.read(0, 1)
-child = os.fork()
-while not child:
-    bytearray(100000)
-print(child, flush=True)
-os.read(0, 1)
-os.kill(child, 9)
-";
-    let mut victim = Victim::start(Command::new("/usr/bin/python3").args(["-c", SCRIPT]));
+    let mut victim = Victim::spawn_with("glibc", "family", &["busy"]);
     let leakprobe = Leakprobe::attach(victim.pid(), &[]);
     victim.go();
-    let child: u32 = victim.line().parse().expect("the PID of its child");
-    let count = |pid| {
-        patched_code(pid)
-            .iter()
-            .map(|(_, bytes)| bytes)
-            .sum::<usize>()
-    };
-    let all = count(victim.pid());
-    let until = Instant::now() + LIMIT;
-    while count(child) >= all {
-        assert!(Instant::now() < until, "all {all} probes stay in the child");
-        std::thread::yield_now();
-    }
-    assert_eq!(count(victim.pid()), all, "they have to stay in the target");
+    let line = victim.line();
+    let child = line.strip_prefix("busy ").map(str::parse);
+    let child: u32 = child.expect("a busy child").expect("its PID");
+    let all = patched(victim.pid());
+    wait_until("some are gone from the child", || patched(child) < all);
+    assert_eq!(
+        patched(victim.pid()),
+        all,
+        "they have to stay in the target"
+    );
     let report = leakprobe.interrupt().report();
     assert_eq!(report.evidence.verdict, "complete", "{:?}", report.evidence);
     victim.end_well();
@@ -156,8 +181,9 @@ fn attaching_fails_halfway() {
     let mut failures = 0;
     for limit in [6, 10, 14, 18, 22, 26, 30, 36] {
         let leakprobe = Leakprobe::start_by(
-            Command::new("prlimit")
-                .arg(format!("--nofile={limit}:{limit}"))
+            Command::new("sh")
+                .args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh"])
+                .arg(limit.to_string())
                 .arg(leakprobe_path())
                 .args(["--pid", &pid, "-o", "report.json", "--duration", "1ms"]),
         );

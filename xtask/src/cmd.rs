@@ -83,6 +83,31 @@ pub fn workspace_cargo() -> Command {
     command
 }
 
+/// The only target there are static programs for.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A cargo whose programs need no libc beside them. Its first word is the command.
+pub fn static_cargo(words: &[&str]) -> Command {
+    let mut cargo = workspace_cargo();
+    cargo
+        .args(words)
+        .args(["--release", "--target", STATIC_TARGET]);
+    // With a target given, the flag does not reach build scripts and macros, which cannot have it.
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false");
+    cargo.arg("--target-dir").arg(static_dir());
+    cargo
+}
+
+/// Where its programs are.
+pub fn static_release() -> PathBuf {
+    static_dir().join(STATIC_TARGET).join("release")
+}
+
+fn static_dir() -> PathBuf {
+    root().join("target/static")
+}
+
 /// Finds a program in the directories of PATH.
 pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -23,17 +23,22 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
+mount -t cgroup2 cgroup /sys/fs/cgroup
+echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 export PATH=/bin HOME=/ TMPDIR=/tmp RUST_BACKTRACE=0
 export LEAKPROBE_BIN=/bin/leakprobe LEAKPROBE_VICTIMS=/victims
 echo; echo "KERNEL-RELEASE $(uname -r)"
 cd /tmp
-/bin/tests --skip python --test-threads 2 2>&1
-echo "KERNEL-EXIT $?"
+exit=0
+for tests in /tests/*; do
+    $tests --skip python --test-threads 2 2>&1 || exit=$?
+done
+echo "KERNEL-EXIT $exit"
 poweroff -f
 "#;
 
 /// Writes the initramfs to the file `out`.
-pub fn build(out: &Path, leakprobe: &Path, tests: &Path) -> Result<()> {
+pub fn build(out: &Path, leakprobe: &Path, tests: &[(&str, PathBuf)]) -> Result<()> {
     let tree = out.with_extension("tree");
     let _ = fs::remove_dir_all(&tree);
     for dir in ["bin", "dev", "proc", "sys", "tmp"] {
@@ -42,7 +47,9 @@ pub fn build(out: &Path, leakprobe: &Path, tests: &Path) -> Result<()> {
     let busybox = cmd::which("busybox").context("there is no busybox")?;
     copy(&busybox, &tree.join("bin/busybox"))?;
     copy(leakprobe, &tree.join("bin/leakprobe"))?;
-    copy(tests, &tree.join("bin/tests"))?;
+    for (name, path) in tests {
+        copy(path, &tree.join("tests").join(name))?;
+    }
 
     let mut libraries = BTreeSet::new();
     let victims = cmd::fixtures().join("victims");

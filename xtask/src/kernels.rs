@@ -3,14 +3,13 @@
 //! victims. Emulated, because that runs anywhere. It measures nothing; time means nothing in there.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::debian::Release;
 use crate::sum::Sum;
-use crate::{cmd, initramfs, packages, qemu, victims};
+use crate::{cmd, image, initramfs, packages, qemu, victims};
 
 /// A kernel to test on.
 struct Kernel {
@@ -29,10 +28,11 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "6.12", suite: "trixie", package: "linux-image-amd64" },
 ];
 
-/// Boot and tests together may take this long.
-const LIMIT: Duration = Duration::from_secs(1200);
+/// The programs of tests that run in there.
+const TESTS: [&str; 4] = ["victims", "tree", "death", "harm"];
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Boot and tests together may take this long.
+const LIMIT: Duration = Duration::from_secs(2400);
 
 /// Runs the tests on one kernel or on all, with the committed BPF object or another one.
 /// Prints a line `KERNEL 6.1: N passed, M failed` for each. An error only if they could not run.
@@ -52,7 +52,8 @@ pub fn run(only: Option<&str>, object: Option<&Path>) -> Result<Sum> {
     let fixtures = cmd::fixtures();
     victims::build(&fixtures.join("victims"))?;
     let initrd = fixtures.join("kernels/initramfs");
-    initramfs::build(&initrd, &leakprobe(object)?, &tests()?)?;
+    let tests = TESTS.map(tests).into_iter().collect::<Result<Vec<_>>>()?;
+    initramfs::build(&initrd, &image::program(object)?, &tests)?;
 
     let mut total = Sum::default();
     for kernel in chosen {
@@ -113,50 +114,24 @@ fn find_image(dir: &Path) -> Option<PathBuf> {
     })
 }
 
-/// A cargo whose programs need no libc in the initramfs.
-fn static_cargo(words: &[&str]) -> Command {
-    let mut cargo = cmd::workspace_cargo();
-    cargo.args(words).args(["--release", "--target", TARGET]);
-    // With a target given, the flag does not reach build scripts and macros, which cannot have it.
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+/// Builds tests as a program that runs without cargo; its name and where it is.
+fn tests(name: &'static str) -> Result<(&'static str, PathBuf)> {
+    let mut cargo = cmd::static_cargo(&["test", "--no-run", "--package", "leakprobe-tests"]);
     // Nobody waits for these programs as long as for their compiler.
     cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
-    cargo.env("CARGO_PROFILE_RELEASE_DEBUG", "false");
-    cargo.arg("--target-dir").arg(target_dir());
-    cargo
-}
-
-fn target_dir() -> PathBuf {
-    cmd::root().join("target/static")
-}
-
-fn leakprobe(object: Option<&Path>) -> Result<PathBuf> {
-    let mut cargo = static_cargo(&["build", "--package", "leakprobe", "--bin", "leakprobe"]);
-    if let Some(object) = object {
-        let object = object
-            .canonicalize()
-            .with_context(|| format!("failed to find `{}`", object.display()))?;
-        cargo.env("LEAKPROBE_BPF_OBJECT", object);
-    }
-    cmd::run(&mut cargo)?;
-    Ok(target_dir().join(TARGET).join("release/leakprobe"))
-}
-
-/// Builds the tests of the victims as a program that runs without cargo.
-fn tests() -> Result<PathBuf> {
-    let mut cargo = static_cargo(&["test", "--no-run", "--package", "leakprobe-tests"]);
     cargo.args([
         "--test",
-        "victims",
+        name,
         "--message-format",
         "json-render-diagnostics",
     ]);
     eprintln!("+ {}", cmd::show(&cargo));
     let messages = cmd::output(cargo.stderr(std::process::Stdio::inherit()))?;
-    messages
+    let path = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "victims")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable for the tests of the victims")
+        .with_context(|| format!("cargo named no executable for the tests `{name}`"))?;
+    Ok((name, path))
 }

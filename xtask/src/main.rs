@@ -12,6 +12,7 @@ mod debian;
 mod demo;
 mod docker;
 mod ebpf;
+mod image;
 mod initramfs;
 mod kernels;
 mod musl;
@@ -52,8 +53,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Measure what leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` its target, `report`
-    /// and `self` itself. Needs root.
+    /// Measure what leakprobe costs: `pair`, `peer`, `scale`, `server` and `unwind` its target, `neighbour`
+    /// a process beside it, `report` and `self` itself. Needs root.
     #[command(disable_help_flag = true)]
     Bench {
         /// The benchmark and its options; `--help` lists them.
@@ -66,6 +67,8 @@ enum Task {
     Oracle,
     /// Make the musl Node that the tests profile: a root file system and a Docker image.
     Node,
+    /// Build the container image leakprobe:VERSION, FROM scratch, and for the tests one of the victims.
+    Image,
     /// Compile musl with unwind information, for the tests of rules made of instructions.
     MuslDebug,
 }
@@ -93,6 +96,10 @@ fn run(task: Task) -> Result<()> {
         Task::Victims => victims::build(&cmd::fixtures().join("victims")),
         Task::MuslDebug => musl::prepare(&cmd::fixtures().join("musl-debug")),
         Task::Oracle => oracle::build(&cmd::fixtures()),
+        Task::Image => {
+            image::victims(&cmd::fixtures())?;
+            image::build(None)
+        }
         Task::Node => node::prepare(&cmd::fixtures()),
     }
 }

@@ -1,5 +1,6 @@
 //! Debian packages the tasks need, in one table. What is missing is installed on Debian as root;
-//! anywhere else the error says what to install. Nothing is ever upgraded or removed.
+//! anywhere else the error says what to install. Nothing is ever removed, or upgraded but where a new
+//! package asks for it.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,10 +27,12 @@ pub const KERNELS: &[&str] = &[
 pub const TESTS: &[&str] = &[
     "bash",
     "binutils",
+    "containerd",
     "docker.io",
     "g++",
     "gcc",
     "git",
+    "gunicorn",
     "libc6-dev",
     "libjemalloc2",
     "libmimalloc2.0",
@@ -37,13 +40,19 @@ pub const TESTS: &[&str] = &[
     "libxml2-utils",
     "musl",
     "musl-tools",
+    "nginx-light",
     "nodejs",
     "openjdk-17-jdk-headless",
     "php8.2-cli",
+    "php8.2-pgsql",
+    "podman",
     "postgresql-15",
     "python3",
+    "redis-server",
     "sqlite3",
+    "unicorn",
     "util-linux",
+    "wrk",
     "xz-utils",
 ];
 /// Compiling musl with unwind information.
@@ -60,6 +69,7 @@ const MARKERS: &[(&str, &str)] = &[
     ("binutils", "objdump"),
     ("bpftrace", "bpftrace"),
     ("cargo-web", "/usr/bin/cargo"),
+    ("containerd", "ctr"),
     ("cpio", "cpio"),
     (
         "debian-archive-keyring",
@@ -74,9 +84,12 @@ const MARKERS: &[(&str, &str)] = &[
     ("libxml2-utils", "/usr/bin/xmllint"),
     ("make", "make"),
     ("musl-tools", "musl-gcc"),
+    ("nginx-light", "/usr/sbin/nginx"),
     ("nodejs", "/usr/bin/node"),
     ("openjdk-17-jdk-headless", "/usr/bin/javac"),
     ("php8.2-cli", "/usr/bin/php8.2"),
+    ("php8.2-pgsql", "/usr/lib/php/20220829/pgsql.so"),
+    ("podman", "podman"),
     ("postgresql-15", "/usr/lib/postgresql/15/bin/postgres"),
     ("python3", "/usr/bin/python3"),
     ("qemu-system-x86", "qemu-system-x86_64"),

@@ -17,7 +17,7 @@ use crate::sum::Sum;
 pub struct Outcome {
     /// `uname -r`.
     pub release: Option<String>,
-    /// The tests' own count.
+    /// The tests' own count, of all their programs.
     pub sum: Option<Sum>,
     /// The tests' exit status.
     pub exit: Option<String>,
@@ -66,7 +66,7 @@ pub fn boot(kernel: &Path, initrd: &Path, limit: Duration) -> Result<Outcome> {
         } else if let Some(exit) = line.strip_prefix(EXIT) {
             outcome.exit = Some(exit.to_string());
         } else if let Some(sum) = Sum::parse(&line) {
-            outcome.sum = Some(sum);
+            outcome.sum.get_or_insert_default().add(sum);
         }
     }
     drop(lines);

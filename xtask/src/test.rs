@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::ebpf::{self, Rebuilt};
 use crate::sum::Sum;
-use crate::{cmd, kernels, musl, node, oracle, packages, victims};
+use crate::{cmd, image, kernels, musl, node, oracle, packages, victims};
 
 /// What to leave out, and what to test.
 #[derive(clap::Args)]
@@ -27,6 +27,7 @@ pub fn run(options: &Options) -> Result<()> {
     packages::ensure(packages::TESTS)?;
     victims::build(&cmd::fixtures().join("victims"))?;
     node::prepare(&cmd::fixtures())?;
+    image::victims(&cmd::fixtures())?;
     musl::prepare(&cmd::fixtures().join("musl-debug"))?;
     oracle::build(&cmd::fixtures())?;
 
@@ -78,6 +79,7 @@ fn here(object: Option<&Path>) -> Result<Sum> {
         "--package",
         "leakprobe",
     ]))?;
+    image::build(object)?;
 
     let mut sum = run_tests(cargo(&[
         "test",

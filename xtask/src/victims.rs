@@ -38,7 +38,11 @@ const ONLY: &[(&str, &[&str])] = &[
     ("stripped", &["glibc-static", "musl-static"]),
     ("jit", &["glibc", "musl"]),
     ("late", &["glibc", "musl"]),
+    ("dlopened", &["glibc", "musl"]),
 ];
+
+/// Libraries alone, which are preloaded or loaded: `NAME.so`, for programs that are linked with one.
+const LIBRARIES: &[&str] = &["passing", "pooling", "watching"];
 
 /// Victims that load a library, made of the same source: `NAME.so` beside them.
 const WITH_LIBRARY: &[&str] = &["late"];
@@ -122,11 +126,26 @@ pub fn build(out: &Path) -> Result<()> {
         fs::create_dir_all(out.join(flavor)).context("failed to create the victims' folder")?;
         for source in sources.iter().filter(|path| has_extension(path, "c")) {
             let name = stem(source)?;
-            let binary = out.join(flavor).join(name);
+            let mut binary = out.join(flavor).join(name);
+            let is_library = LIBRARIES.contains(&name);
+            if is_library {
+                binary.set_extension("so");
+            }
             let excluded = ONLY
                 .iter()
                 .any(|(victim, flavors)| *victim == name && !flavors.contains(flavor));
-            if excluded || made(&binary) {
+            if excluded || made(&binary) || (is_library && link.contains(&"-static")) {
+                continue;
+            }
+            let library = || {
+                let mut command = Command::new(compiler);
+                command
+                    .args(C_FLAGS)
+                    .args(["-fPIC", "-shared", "-Wl,-Bsymbolic", "-DLIBRARY"]);
+                command
+            };
+            if is_library {
+                run(library().arg("-o").arg(&binary).arg(source))?;
                 continue;
             }
             let mut command = Command::new(compiler);
@@ -136,12 +155,8 @@ pub fn build(out: &Path) -> Result<()> {
             }
             run(command.arg("-o").arg(&binary).arg(source))?;
             if WITH_LIBRARY.contains(&name) {
-                let mut command = Command::new(compiler);
-                command
-                    .args(C_FLAGS)
-                    .args(["-fPIC", "-shared", "-DLIBRARY"]);
-                let library = binary.with_extension("so");
-                run(command.arg("-o").arg(library).arg(source))?;
+                let path = binary.with_extension("so");
+                run(library().arg("-o").arg(path).arg(source))?;
             }
         }
     }

@@ -65,6 +65,31 @@ pub struct Interrupted {
     pub fp: u64,
 }
 
+/// Those of a probe's place.
+#[inline(always)]
+pub fn here(regs: &pt_regs) -> Interrupted {
+    Interrupted {
+        ip: regs.rip,
+        sp: regs.rsp,
+        fp: regs.rbp,
+    }
+}
+
+/// The general registers by their numbers in instructions.
+#[inline(always)]
+pub fn general_registers(regs: &pt_regs) -> [u64; 16] {
+    [
+        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ]
+}
+
+/// First five arguments of a system call, which are still there behind it.
+#[inline(always)]
+pub fn system_call_registers(regs: &pt_regs) -> [u64; 5] {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8]
+}
+
 /// Reads them from the `ucontext` that the kernel pushed, to which the stack pointer points in the
 /// signal's trampoline.
 #[inline(always)]

@@ -8,7 +8,10 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum, ValueHint, value_parser};
 use clap_complete::Shell;
 
+use super::choosing::Choosing;
+use super::targets::{PsArgs, TargetArgs};
 use super::values;
+use super::watching::WatchingArgs;
 
 /// Most live blocks that can be asked for: the kernel refuses hash maps whose bucket array, a power
 /// of two of 16-byte buckets, does not fit in 4 GiB (`htab_map_alloc` in kernel/bpf/hashtab.c).
@@ -29,6 +32,18 @@ pub const EXAMPLES: &[(&str, &str)] = &[
         "Start a command as another user and watch it from its first instruction.",
     ),
     (
+        "sudo leakprobe ps --sort growth",
+        "List all processes with their containers, those that grow the most first.",
+    ),
+    (
+        "sudo leakprobe --container web",
+        "Watch all processes of the container `web`.",
+    ),
+    (
+        "sudo leakprobe --pid 1234 --when 'rss>500MiB' --on-death /var/tmp/%e-%p-%t.svg",
+        "Leave process 1234 alone until it has 500 MiB, then record it; if it ends by itself, write a file for that.",
+    ),
+    (
         "sudo leakprobe doctor --pid 1234",
         "Say whether process 1234 can be profiled on this machine, and if not, what is missing.",
     ),
@@ -38,10 +53,15 @@ pub const EXAMPLES: &[(&str, &str)] = &[
 pub const EXIT_STATUS: &[(&str, &str)] = &[
     (
         "0",
-        "The report was written. It may be PARTIAL, or shorter than asked for (--no-guard); then it says why.",
+        "The report was written. It may be PARTIAL, or shorter than asked for (--no-guard); then it says why. \
+         Or leakprobe was asked to stop (Ctrl-C, SIGTERM) before what --when waits for; then there is none.",
     ),
     ("1", "Something failed; the reason is on stderr."),
     ("2", "The command line was wrong."),
+    (
+        "3",
+        "The report was written, and what --fail-on names holds; the reason is on stderr.",
+    ),
 ];
 
 /// Find what a running process has allocated and not freed, by stack.
@@ -58,18 +78,15 @@ pub const EXIT_STATUS: &[(&str, &str)] = &[
     version,
     after_long_help = examples(),
     after_help = "--help says more and gives examples.",
-    override_usage = "leakprobe [OPTIONS] --pid <PID>\n       leakprobe [OPTIONS] -- <COMMAND> [ARGS]...\n       leakprobe doctor [--pid <PID>]",
+    override_usage = "leakprobe [OPTIONS] --pid <PID>\n       leakprobe [OPTIONS] --container <NAME|ID>\n       leakprobe [OPTIONS] -- <COMMAND> [ARGS]...\n       leakprobe ps [OPTIONS]\n       leakprobe doctor [--pid <PID>]",
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub struct Args {
-    /// Process to attach to
-    ///
-    /// The number as `ps` shows it here, outside of any container the process may be in. All its
-    /// threads are watched; its child processes are not.
-    #[arg(short, long, value_parser = values::pid, value_hint = ValueHint::Other, help_heading = "Target")]
-    pub pid: Option<u32>,
+    /// Running processes.
+    #[command(flatten)]
+    pub targets: TargetArgs,
 
     /// Command to start and watch from its first instruction
     ///
@@ -89,6 +106,19 @@ pub struct Args {
     /// of the signal if one ended it) instead of 0.
     #[arg(long, help_heading = "Target")]
     pub exit_status_of_command: bool,
+
+    /// Also watch the processes that the target starts
+    ///
+    /// Children that it forks, and theirs, also when they execute other programs. This is so without
+    /// the option for a command that leakprobe starts, for --container and for --cgroup.
+    #[arg(long, conflicts_with = "no_follow", help_heading = "Target")]
+    pub follow: bool,
+
+    /// Do not watch the processes that the target starts
+    ///
+    /// This is so without the option for --pid, --comm and --exe, and with `--mode growth`.
+    #[arg(long, help_heading = "Target")]
+    pub no_follow: bool,
 
     /// Stop after this time, such as 30s or 5m
     ///
@@ -166,6 +196,13 @@ pub struct Args {
     #[arg(long, help_heading = "Recording")]
     pub no_guard: bool,
 
+    /// Do not tell what the program maps beside its allocator
+    ///
+    /// Without it, probes in the program's own code follow mmap, munmap, mremap and brk, and the report
+    /// has a list of what each stack has mapped and not unmapped. Only where one process is recorded.
+    #[arg(long, help_heading = "Recording")]
+    pub no_mappings: bool,
+
     /// Report only blocks that have been live for at least this long
     ///
     /// Leaves out what was allocated shortly before the report and may still be freed. Only the
@@ -198,7 +235,7 @@ pub struct Args {
 
     /// Stacks to print on stdout
     ///
-    /// Those with the most live bytes; the report files hold all.
+    /// The first ones by --sort; the report files hold all.
     #[arg(long, value_name = "N", default_value_t = 10, value_hint = ValueHint::Other, help_heading = "Report")]
     pub top: u32,
 
@@ -226,6 +263,22 @@ pub struct Args {
     #[arg(short, long, help_heading = "Report")]
     pub verbose: bool,
 
+    /// Look for processes in the procfs that is mounted there
+    ///
+    /// For a container in which /proc shows no others, such as /host/proc. PIDs are those that PATH
+    /// shows. If it is of a PID namespace below leakprobe's own, leakprobe enters that, which needs
+    /// CAP_SYS_ADMIN; one above cannot be entered.
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::DirPath, help_heading = "Target")]
+    pub proc: Option<PathBuf>,
+
+    /// When to begin, what to leave meanwhile and at the end.
+    #[command(flatten)]
+    pub watching: WatchingArgs,
+
+    /// What of the stacks is shown, and what of it is a failure.
+    #[command(flatten)]
+    pub choosing: Choosing,
+
     /// Something else than recording.
     #[command(subcommand)]
     pub action: Option<Action>,
@@ -243,6 +296,10 @@ pub enum Action {
         #[arg(short, long, value_parser = values::pid, value_hint = ValueHint::Other)]
         pid: Option<u32>,
     },
+    /// List processes with container, allocator, memory and growth
+    ///
+    /// To see whom to probe: the largest first. Looks twice, and shows what each has grown in between.
+    Ps(PsArgs),
     /// Print the completion script of a shell
     ///
     /// For bash: leakprobe completions bash > /etc/bash_completion.d/leakprobe

@@ -13,17 +13,26 @@ use crate::report::Format;
 /// Options that are each well-formed but make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// Neither `--pid` nor a command.
-    #[error("nothing to profile: give a process with --pid PID, or a command after `--`")]
+    /// Neither a process nor a command.
+    #[error(
+        "nothing to profile: give a process with --pid PID, a container with --container NAME, or a command after `--` (`leakprobe ps` shows what runs)"
+    )]
     NoTarget,
-    /// Both `--pid` and a command.
-    #[error("--pid and a command were both given: leave one of them out")]
+    /// Both a process and a command.
+    #[error(
+        "a running process (--pid, --container) and a command were both given: leave one of them out"
+    )]
     TwoTargets,
     /// An option that only concerns a command, without one.
     #[error(
         "{0} only makes sense for a command that leakprobe starts: add `-- COMMAND`, or leave it out"
     )]
     NeedsCommand(&'static str),
+    /// `--proc` with a command.
+    #[error(
+        "--proc only makes sense for processes that run already: a command that leakprobe starts is in /proc; leave it out"
+    )]
+    ProcOfCommand,
     /// A time of zero.
     #[error("{0} must be longer than zero: write for example `{0} 5s`")]
     ZeroTime(&'static str),
@@ -59,6 +68,19 @@ pub enum UsageError {
     /// The same file twice.
     #[error("the output `{}` was given twice: give each report its own name", .0.display())]
     SameOutput(PathBuf),
+    /// Something after a `%` that stands for nothing.
+    #[error(
+        "in `{}` there is a % that stands for nothing: there are %p (PID), %t (time), %e (name of the process) and %% (a percent sign)", .0.display()
+    )]
+    UnknownPlaceholder(PathBuf),
+    /// A placeholder where it could not be checked.
+    #[error(
+        "in `{}` there is a % in the name of a folder: placeholders belong in the name of the file, so that the folder can be checked now", .0.display()
+    )]
+    PlaceholderInFolder(PathBuf),
+    /// A limit on files of which there are none.
+    #[error("{0} only makes sense with {1}: add one of them, or leave it out")]
+    NothingToKeep(&'static str, &'static str),
     /// What clap found, as one sentence.
     #[error("{0}")]
     Syntax(String),
@@ -73,7 +95,7 @@ fn extensions() -> String {
     known.join(", ")
 }
 
-/// Why a command line gives no [`super::Command`].
+/// Why a command line gives no [`super::Order`].
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
     /// Help or the version was asked for and is inside.

@@ -49,35 +49,41 @@ impl Output {
 ///
 /// Errors: the first output that cannot be written, why, and what to do.
 pub fn check_outputs(outputs: &[Output]) -> anyhow::Result<()> {
+    check_files(outputs.iter().map(|output| (output.path.as_path(), "-o")))
+}
+
+/// The same for files of several options, each with its option.
+pub fn check_files<'a>(
+    files: impl IntoIterator<Item = (&'a Path, &'static str)>,
+) -> anyhow::Result<()> {
     let mut seen: Vec<PathBuf> = Vec::new();
-    for output in outputs {
-        let path = &output.path;
-        let (directory, name) = split(path)?;
+    for (path, option) in files {
+        let (directory, name) = split(path, option)?;
         match fs::metadata(directory) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => bail!(
-                "cannot write `{}`: `{}` is not a directory; choose another path with -o",
+                "cannot write `{}`: `{}` is not a directory; choose another path with {option}",
                 path.display(),
                 directory.display()
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "cannot write `{}`: the directory `{}` does not exist; create it or choose another path with -o",
+                "cannot write `{}`: the directory `{}` does not exist; create it or choose another path with {option}",
                 path.display(),
                 directory.display()
             ),
             Err(error) => bail!(
-                "cannot write `{}`: the directory `{}` cannot be entered ({error}); choose another path with -o",
+                "cannot write `{}`: the directory `{}` cannot be entered ({error}); choose another path with {option}",
                 path.display(),
                 directory.display()
             ),
         }
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => bail!(
-                "cannot write `{}`: it is a directory; add a file name or choose another path with -o",
+                "cannot write `{}`: it is a directory; add a file name or choose another path with {option}",
                 path.display()
             ),
             Ok(metadata) if !metadata.is_file() => bail!(
-                "cannot write `{}`: it exists and is not an ordinary file; choose another path with -o",
+                "cannot write `{}`: it exists and is not an ordinary file; choose another path with {option}",
                 path.display()
             ),
             // It will be replaced, or does not exist, or is a dangling link that will be replaced.
@@ -85,7 +91,7 @@ pub fn check_outputs(outputs: &[Output]) -> anyhow::Result<()> {
         }
         temporary_file(directory).with_context(|| {
             format!(
-                "cannot write `{}`: the directory `{}` is not writable; choose another path with -o",
+                "cannot write `{}`: the directory `{}` is not writable; choose another path with {option}",
                 path.display(),
                 directory.display()
             )
@@ -110,13 +116,15 @@ pub fn check_outputs(outputs: &[Output]) -> anyhow::Result<()> {
 ///
 /// The mode is 0644 less the umask. Under sudo the file is given to the user who ran sudo.
 ///
+/// Gives what the file is.
+///
 /// Errors: the file could not be made, written or renamed; then the temporary file is removed.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> anyhow::Result<()> {
-    let (directory, _) = split(path)?;
-    let attempt = || -> io::Result<()> {
+) -> anyhow::Result<fs::Metadata> {
+    let (directory, _) = split(path, "-o")?;
+    let attempt = || -> io::Result<fs::Metadata> {
         let mut file = BufWriter::new(temporary_file(directory)?);
         write(&mut file)?;
         let file = file.into_inner().map_err(|error| error.into_error())?;
@@ -124,8 +132,7 @@ pub fn write_atomically(
             // Where root may not give files away (NFS) the report is still worth having.
             let _ = fchown(file.as_file(), Some(user), Some(group));
         }
-        file.persist(path)?;
-        Ok(())
+        file.persist(path)?.metadata()
     };
     attempt().with_context(|| {
         format!(
@@ -145,10 +152,10 @@ fn temporary_file(directory: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// The directory of a file (never empty), and its name.
-fn split(path: &Path) -> anyhow::Result<(&Path, &std::ffi::OsStr)> {
+fn split<'a>(path: &'a Path, option: &str) -> anyhow::Result<(&'a Path, &'a std::ffi::OsStr)> {
     let Some(name) = path.file_name() else {
         bail!(
-            "cannot write `{}`: it has no file name; choose another path with -o",
+            "cannot write `{}`: it has no file name; choose another path with {option}",
             path.display()
         );
     };

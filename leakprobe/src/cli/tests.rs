@@ -5,7 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use clap::CommandFactory;
 
+use super::choosing::fail_on;
 use super::*;
+use crate::analyze::rank::Rank;
 use crate::report::Format;
 
 fn words(line: &str) -> Vec<String> {
@@ -16,7 +18,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 fn config(line: &str) -> Config {
-    match parse(words(line)) {
+    match parse(words(line)).map(|order| order.command) {
         Ok(Command::Record(config)) => *config,
         other => panic!("{line}: {other:?}"),
     }
@@ -41,9 +43,22 @@ fn growth_has_pages() {
 }
 
 #[test]
+fn another_procfs_for_all_that_looks_at_processes() {
+    let proc = |line| parse(words(line)).unwrap().proc;
+    assert_eq!(proc("--pid 1"), None);
+    for line in ["--proc /host/proc --pid 1", "doctor --proc /host/proc"] {
+        assert_eq!(proc(line), Some("/host/proc".into()), "{line}");
+    }
+    assert!(error("--proc /host/proc -- true").contains("--proc only makes sense"));
+}
+
+#[test]
 fn a_pid_alone_gives_the_defaults() {
     let expected = Config {
-        source: Source::Pid(1234),
+        choosing: Choosing::default(),
+        source: Source::Processes(vec![Selector::Pid(1234)]),
+        follow: Follow::No,
+        watching: Watching::default(),
         duration: None,
         interval: Duration::from_secs(5),
         outputs: Vec::new(),
@@ -58,6 +73,7 @@ fn a_pid_alone_gives_the_defaults() {
         mode: Mode::Heap,
         sample_pages: 64,
         max_overhead: None,
+        mappings: true,
         guard: true,
         stdout_format: StdoutFormat::Text,
         quiet: false,
@@ -73,7 +89,7 @@ fn every_option_arrives() {
     let config = config(
         "--duration 1m30s --interval 500ms -o a.svg --output b.FOLDED -o c.json -o d.txt --top 3 \
          --debug-dir /a --debug-dir b --no-inlines \
-         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --max-overhead 2.5% --no-guard --format json -v --color never \
+         --min-age 10s --min-size 64KiB --max-size 10MB --max-live 1000 --sample-bytes 512KiB --max-overhead 2.5% --sort growth --suppressions known --fail-on leak --fail-on live>1MiB --no-guard --no-mappings --format json -v --color never \
          --user nobody --exit-status-of-command -- cmd --pid 5 -- -q",
     );
     let output = |path: &str, format| Output {
@@ -81,6 +97,11 @@ fn every_option_arrives() {
         format,
     };
     let expected = Config {
+        choosing: Choosing {
+            sort: Rank::Growth,
+            suppressions: Some("known".into()),
+            fail_on: vec![fail_on("leak").unwrap(), fail_on("live>1MiB").unwrap()],
+        },
         source: Source::Command {
             argv: ["cmd", "--pid", "5", "--", "-q"]
                 .map(OsString::from)
@@ -88,6 +109,8 @@ fn every_option_arrives() {
             user: Some("nobody".to_string()),
             pass_exit_status: true,
         },
+        follow: Follow::ByDefault,
+        watching: Watching::default(),
         duration: Some(Duration::from_secs(90)),
         interval: Duration::from_millis(500),
         outputs: vec![
@@ -107,6 +130,7 @@ fn every_option_arrives() {
         mode: Mode::Heap,
         sample_pages: 64,
         max_overhead: Some(250),
+        mappings: false,
         guard: false,
         stdout_format: StdoutFormat::Json,
         quiet: false,
@@ -125,8 +149,64 @@ fn a_command_named_like_a_subcommand_is_a_command() {
 }
 
 #[test]
+fn all_ways_to_name_a_process() {
+    let line = "-p 1 --exe /bin/x --comm y --cgroup /a/b --container web --pid 2";
+    let expected = vec![
+        Selector::Pid(1),
+        Selector::Pid(2),
+        Selector::Container("web".to_string()),
+        Selector::Cgroup("/a/b".into()),
+        Selector::Comm("y".into()),
+        Selector::Exe("/bin/x".into()),
+    ];
+    let ps = |line: &str| match parse(words(line)).map(|order| order.command) {
+        Ok(Command::Ps(config)) => config,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(ps(&format!("ps {line}")).selectors, expected);
+    assert_eq!(config(line).source, Source::Processes(expected));
+    let expected = PsConfig {
+        selectors: Vec::new(),
+        interval: Duration::from_secs(2),
+        sort: Sort::Rss,
+        format: StdoutFormat::Text,
+    };
+    assert_eq!(ps("ps"), expected);
+    let expected = PsConfig {
+        interval: Duration::from_millis(500),
+        sort: Sort::Growth,
+        format: StdoutFormat::Json,
+        ..expected
+    };
+    assert_eq!(
+        ps("ps --interval 500ms --sort growth --format json"),
+        expected
+    );
+}
+
+#[test]
+fn what_is_followed() {
+    for (line, follow) in [
+        ("--pid 1", Follow::No),
+        ("--comm x", Follow::No),
+        ("--exe /x", Follow::No),
+        ("--container x", Follow::ByDefault),
+        ("--cgroup /x", Follow::ByDefault),
+        ("--pid 1 --cgroup /x", Follow::ByDefault),
+        ("-- x", Follow::ByDefault),
+        ("--pid 1 --follow", Follow::Asked),
+        ("--no-follow -- x", Follow::No),
+        ("--container x --no-follow", Follow::No),
+        ("--container x --mode growth", Follow::No),
+        ("--mode growth -- x", Follow::No),
+    ] {
+        assert_eq!(config(line).follow, follow, "{line}");
+    }
+}
+
+#[test]
 fn subcommands() {
-    let get = |line| parse(words(line)).unwrap();
+    let get = |line| parse(words(line)).unwrap().command;
     assert!(matches!(get("doctor"), Command::Doctor { pid: None }));
     assert!(matches!(
         get("doctor --pid 7"),
@@ -181,7 +261,12 @@ fn each_mistake_gets_one_sentence() {
         ("--pid 0", "positive number"),
         ("--pid nginx", "positive number"),
         ("--pid", "a value is required"),
-        ("--pid 1 --pid 2", "multiple times"),
+        ("--container a --container b", "multiple times"),
+        ("--pid 1 --follow --no-follow", "cannot be used with"),
+        ("--pid 1 --mode growth --follow", "--mode heap"),
+        ("ps --interval 0s", "--interval must be longer than zero"),
+        ("ps --sort size", "rss, growth"),
+        ("ps --user bob", "--user"),
         ("--pid 1 --max-live 0", "1..=134217728"),
         ("--pid 1 --sample-bytes 2GiB", "more than 1GiB"),
         ("--pid 1 --sample-bytes all", "64KiB"),

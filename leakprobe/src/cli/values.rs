@@ -68,14 +68,18 @@ pub fn sample_pages(text: &str) -> Result<u64, String> {
 
 /// Reads `5`, `0.5`, `5%` into hundredths of a percent.
 pub fn percent(text: &str) -> Result<u32, String> {
-    let advice = || "write a percentage from 0.1 to 90, such as 5".to_string();
+    hundredths(text)
+        .filter(|hundredths| (10..=9000).contains(hundredths))
+        .ok_or_else(|| "write a percentage from 0.1 to 90, such as 5".to_string())
+}
+
+/// The same up to 100 %, without advice.
+pub fn hundredths(text: &str) -> Option<u32> {
     let number = text.trim();
     let number = number.strip_suffix('%').unwrap_or(number).trim_end();
     let plain = number.bytes().all(|it| it.is_ascii_digit() || it == b'.');
-    match number.parse::<f64>() {
-        Ok(value) if plain && (0.1..=90.0).contains(&value) => Ok((value * 100.0).round() as u32),
-        _ => Err(advice()),
-    }
+    let value = number.parse::<f64>().ok()?;
+    (plain && (0.0..=100.0).contains(&value)).then(|| (value * 100.0).round() as u32)
 }
 
 /// Bytes in one unit, by its suffix in any case.

@@ -100,7 +100,7 @@ pub fn checks() -> Vec<Check> {
 /// In which way probes would be attached, and why not in a better one.
 pub fn way() -> Check {
     let name = "attaching";
-    match way::choose() {
+    match way::choose(false) {
         Ok(Choice { way, why: None }) => Check::ok(name, way.to_string()),
         Ok(Choice {
             way,
@@ -110,6 +110,22 @@ pub fn way() -> Check {
             name,
             format!("{error:#}"),
             format!("unset {}", way::VARIABLE),
+        ),
+    }
+}
+
+/// Whether what a process forks can be followed.
+pub fn following() -> Check {
+    let name = "following";
+    match way::cannot_follow() {
+        None => Check::ok(
+            name,
+            "forked children and what they execute, by trace events",
+        ),
+        Some(why) => Check::degraded(
+            name,
+            format!("forked children cannot be followed: {}", shorten(&why, 400)),
+            "record each process by itself; nothing else needs it",
         ),
     }
 }
@@ -174,6 +190,8 @@ fn unattached(pages: Option<Pages>) -> Result<Probes> {
         sample_bytes: 0,
         pages,
         changing: false,
+        many: false,
+        follow: false,
     };
     Probes::load(&process, limits, false)
 }
@@ -189,7 +207,7 @@ fn judge(answers: Vec<Result<bool>>) -> Vec<Check> {
                 "the kernel does not tell what it can do: {}",
                 error.root_cause()
             ),
-            "see capabilities; in a container, its seccomp filter must allow bpf",
+            "see CAP_BPF and CAP_PERFMON; in a container, its seccomp filter must allow bpf",
         )];
     }
     WANTED
@@ -205,7 +223,7 @@ fn check(wanted: &Wanted, supported: Result<bool>) -> Check {
         Ok(false) => (format!("not supported: {}", wanted.without), wanted.advice),
         Err(error) => (
             format!("the kernel does not tell: {}", error.root_cause()),
-            "see capabilities",
+            "see CAP_BPF and CAP_PERFMON",
         ),
     };
     let advice = Some(advice.into());

@@ -6,6 +6,7 @@
 
 mod bpf;
 mod format;
+mod privileges;
 mod system;
 mod target;
 mod unwinding;
@@ -95,8 +96,10 @@ fn would_work(checks: &[Check]) -> bool {
 
 fn machine_checks() -> Vec<Check> {
     let mut checks = system::checks();
+    checks.extend(privileges::checks());
     checks.extend(bpf::checks());
     checks.push(bpf::way());
+    checks.push(bpf::following());
     // Whatever is missing would only be told a second time.
     if would_work(&checks) {
         checks.push(bpf::programs());

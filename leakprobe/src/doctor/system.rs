@@ -1,4 +1,4 @@
-//! Checks of the machine that need no BPF: kernel, capabilities, settings, probes.
+//! Checks of the machine that need no BPF: kernel, settings, probes.
 
 use std::fs;
 use std::io;
@@ -7,24 +7,19 @@ use super::Check;
 use crate::probe::danger::{ReturnProbes, return_probes};
 use crate::probe::trial;
 use crate::probe::version::Version;
+use crate::probe::way::{self, Way};
 
 /// All of them.
 pub fn checks() -> Vec<Check> {
-    let status = procfs::process::Process::myself().and_then(|process| process.status());
-    // Without an answer: none, so that the advice is given.
-    let capabilities = Capabilities(status.map_or(0, |status| status.capeff));
     let release = setting("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let namespace = fs::read_link("/proc/self/ns/user").ok();
     let mut checks = vec![
         kernel(&release),
         processor(std::env::consts::ARCH),
-        capabilities.check(),
-        user_namespace(namespace.as_deref().and_then(|path| path.to_str())),
         lockdown(setting("/sys/kernel/security/lockdown").as_deref()),
         perf_event_paranoid(setting("/proc/sys/kernel/perf_event_paranoid").as_deref()),
         unprivileged_bpf(setting("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()),
         btf(),
-        uprobes(trial::uprobe_on_self()),
+        uprobes(trial::uprobe_on_self(), single_is_needed()),
         return_probes_check(return_probes().unwrap_or(ReturnProbes::Unknown), &release),
     ];
     checks.extend(jit(setting("/proc/sys/net/core/bpf_jit_enable").as_deref()));
@@ -62,59 +57,6 @@ fn processor(name: &str) -> Check {
     }
     let found = format!("{name}: leakprobe cannot place probes there yet");
     Check::missing("processor", found, "profile on an x86-64 machine")
-}
-
-/// A set of capabilities, as in `/proc/PID/status`.
-#[derive(Clone, Copy)]
-struct Capabilities(u64);
-
-impl Capabilities {
-    // Bits from the kernel's include/uapi/linux/capability.h.
-    const SYS_PTRACE: u32 = 19;
-    const SYS_ADMIN: u32 = 21;
-
-    fn has(self, bit: u32) -> bool {
-        self.0 & (1 << bit) != 0
-    }
-
-    /// CAP_SYS_ADMIN has CAP_BPF, CAP_PERFMON and CAP_CHECKPOINT_RESTORE in it, and nothing less
-    /// may place a uprobe through perf events.
-    fn check(self) -> Check {
-        let needed = [
-            (Self::SYS_ADMIN, "CAP_SYS_ADMIN"),
-            (Self::SYS_PTRACE, "CAP_SYS_PTRACE"),
-        ];
-        let lacking: Vec<&str> = needed
-            .iter()
-            .filter(|(bit, _)| !self.has(*bit))
-            .map(|(_, name)| *name)
-            .collect();
-        if lacking.is_empty() {
-            return Check::ok("capabilities", "CAP_SYS_ADMIN, CAP_SYS_PTRACE");
-        }
-        Check::missing(
-            "capabilities",
-            format!("leakprobe does not have {}", lacking.join(", ")),
-            "run leakprobe with sudo, or give its file CAP_SYS_ADMIN and CAP_SYS_PTRACE with setcap",
-        )
-    }
-}
-
-/// `namespace` is what `/proc/self/ns/user` links to.
-fn user_namespace(namespace: Option<&str>) -> Check {
-    // `PROC_USER_INIT_INO` of the kernel's include/linux/proc_ns.h.
-    const FIRST: &str = "user:[4026531837]";
-    match namespace {
-        Some(namespace) if namespace != FIRST => Check::missing(
-            "user namespace",
-            "leakprobe runs in a user namespace of its own, where capabilities do not count",
-            "run it on the host (it finds its way into containers), or in a privileged container",
-        ),
-        _ => Check::ok(
-            "user namespace",
-            "the first one, in which capabilities count",
-        ),
-    }
 }
 
 /// `content` is that of `/sys/kernel/security/lockdown`, with the mode that holds in brackets.
@@ -163,22 +105,32 @@ fn btf() -> Check {
         Err(error) => Check::missing(
             "BTF",
             format!("{PATH}: {error}"),
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF, and have sysfs mounted at /sys",
+            "have sysfs mounted at /sys, and boot a kernel with CONFIG_DEBUG_INFO_BTF",
         ),
     }
 }
 
-fn uprobes(tried: anyhow::Result<()>) -> Check {
+/// Whether probes would be attached as perf events.
+fn single_is_needed() -> bool {
+    !matches!(way::choose(false), Ok(choice) if choice.way != Way::Single)
+}
+
+fn uprobes(tried: anyhow::Result<()>, needed: bool) -> Check {
     let Err(error) = tried else {
         return Check::ok("uprobes", "a probe on leakprobe itself was allowed");
     };
+    if !needed {
+        let found = format!("not as perf events, which are not needed here: {error:#}");
+        return Check::ok("uprobes", found);
+    }
     let advice = match error
         .root_cause()
         .downcast_ref::<io::Error>()
         .map(io::Error::kind)
     {
         Some(io::ErrorKind::PermissionDenied) => {
-            "see capabilities; in a container, its seccomp filter must allow perf_event_open"
+            "give leakprobe CAP_SYS_ADMIN; in a container, its seccomp filter must allow \
+             perf_event_open"
         }
         Some(io::ErrorKind::NotFound) => {
             "boot a kernel with CONFIG_UPROBE_EVENTS, and have sysfs mounted at /sys"

@@ -14,23 +14,6 @@ fn kernels() {
 }
 
 #[test]
-fn capabilities_that_are_lacking_are_named() {
-    let none = Capabilities(0).check();
-    assert_eq!(none.status, Missing);
-    assert_eq!(
-        none.found,
-        "leakprobe does not have CAP_SYS_ADMIN, CAP_SYS_PTRACE"
-    );
-    let admin = 1 << Capabilities::SYS_ADMIN;
-    assert_eq!(
-        Capabilities(admin).check().found,
-        "leakprobe does not have CAP_SYS_PTRACE"
-    );
-    let ptrace = 1 << Capabilities::SYS_PTRACE;
-    assert_eq!(Capabilities(admin | ptrace).check().status, Ok);
-}
-
-#[test]
 fn lockdown_modes() {
     assert_eq!(
         lockdown(Some("[none] integrity confidentiality")).status,
@@ -62,21 +45,16 @@ fn return_probes_are_judged_by_trial_before_version() {
 #[test]
 fn a_refused_probe_points_to_capabilities() {
     let error = anyhow::Error::new(io::Error::from_raw_os_error(libc::EACCES));
-    let check = uprobes(Err(error.context("failed to try")));
+    let check = uprobes(Err(error.context("failed to try")), true);
     assert_eq!(check.status, Missing);
     assert!(
         check.found.starts_with("failed to try: Permission denied"),
         "{}",
         check.found
     );
-    assert!(check.advice.unwrap().starts_with("see capabilities"));
-}
-
-#[test]
-fn other_user_namespaces_do_not_count() {
-    assert_eq!(user_namespace(Some("user:[4026531837]")).status, Ok);
-    assert_eq!(user_namespace(Some("user:[4026532193]")).status, Missing);
-    assert_eq!(user_namespace(None).status, Ok);
+    assert!(check.advice.unwrap().contains("CAP_SYS_ADMIN"));
+    let error = anyhow::anyhow!("no");
+    assert_eq!(uprobes(Err(error), false).status, Ok);
 }
 
 #[test]

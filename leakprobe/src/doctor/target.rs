@@ -2,12 +2,14 @@
 
 use std::fs;
 
+use anyhow::Result;
+
 use super::{Check, Status, unwinding};
-use crate::probe::danger::{Danger, danger};
+use crate::probe::danger::danger;
 use crate::probe::functions;
 use crate::probe::plan::{self, Point};
 use crate::probe::site::SiteCost;
-use crate::target::{Allocator, Process};
+use crate::target::{Allocator, Process, proc_fs};
 
 /// All of them, as far as one is possible without the one before.
 pub fn checks(pid: u32) -> Vec<Check> {
@@ -24,11 +26,18 @@ pub fn checks(pid: u32) -> Vec<Check> {
         return_probes(pid),
     ];
     match Allocator::find(&process, &functions::names()) {
-        Ok(allocator) => {
-            checks.push(allocator_check(&allocator));
-            match plan::points(&allocator) {
-                Ok(points) => checks.extend(points.iter().map(site)),
-                Err(error) => checks.push(failed("probe sites", &error)),
+        Ok(allocators) => {
+            for (number, allocator) in allocators.iter().enumerate() {
+                let points = plan::points(allocator);
+                if number > 0 {
+                    checks.push(other_allocator(allocator, points));
+                    continue;
+                }
+                checks.push(allocator_check(allocator));
+                match plan::require_free(allocator).and(points) {
+                    Ok(points) => checks.extend(points.iter().map(site)),
+                    Err(error) => checks.push(failed("probe sites", &error)),
+                }
             }
         }
         Err(error) => checks.push(failed("allocator", &error)),
@@ -65,8 +74,8 @@ fn pids(here: u32, inside: u32) -> String {
 /// Which namespaces the process does not share with leakprobe, of those that matter.
 fn namespaces(pid: u32) -> String {
     let other = |name: &&str| {
-        let of = |who: &str| fs::read_link(format!("/proc/{who}/ns/{name}")).ok();
-        of("self") != of(&pid.to_string())
+        let own = fs::read_link(format!("/proc/self/ns/{name}")).ok();
+        own != fs::read_link(proc_fs::pid(pid, &format!("ns/{name}"))).ok()
     };
     let others: Vec<&str> = ["mnt", "pid", "user"].into_iter().filter(other).collect();
     if others.is_empty() {
@@ -81,30 +90,27 @@ fn namespaces(pid: u32) -> String {
 fn return_probes(pid: u32) -> Check {
     match danger(pid) {
         None => Check::ok("return probes", "no harm to it"),
-        Some(danger @ Danger::Seccomp) => Check::missing(
-            "return probes",
-            danger.to_string(),
-            "boot Linux 6.12.14, 6.13.3, 6.14 or later, or run it without a seccomp filter",
-        ),
-        Some(danger @ Danger::ShadowStack) => Check::missing(
-            "return probes",
-            danger.to_string(),
-            "boot Linux 6.11 or later, or run it without a shadow stack (GLIBC_TUNABLES)",
-        ),
+        Some(danger) => Check::missing("return probes", danger.reason(), danger.advice()),
     }
 }
 
 fn allocator_check(allocator: &Allocator) -> Check {
     let info = allocator.info();
-    let mut found = format!("{}, in {}", info.name, info.path);
-    // No defect: a preloaded allocator always has the C library's behind it.
-    if !allocator.others().is_empty() {
-        found += &format!(
-            "; has malloc too, but is not probed: {}",
-            allocator.others().join(", ")
-        );
+    Check::ok("allocator", format!("{}, in {}", info.name, info.path))
+}
+
+/// One that defines malloc as well, as the C library does behind whatever is preloaded.
+fn other_allocator(allocator: &Allocator, points: Result<Vec<Point>>) -> Check {
+    let (name, info) = ("another allocator", allocator.info());
+    let found = format!("{}, in {}", info.name, info.path);
+    match points {
+        Ok(_) => Check::ok(name, format!("{found}: is probed, too")),
+        Err(error) => Check::degraded(
+            name,
+            format!("{found}: {error:#}"),
+            "if blocks of the process come from it, they will be missing",
+        ),
     }
-    Check::ok("allocator", found)
 }
 
 fn site(point: &Point) -> Check {

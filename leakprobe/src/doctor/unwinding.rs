@@ -2,7 +2,7 @@
 //! rules made from instructions, by frame pointers, or not at all.
 
 use super::{Check, target::failed};
-use crate::target::{DebugFiles, Mappings};
+use crate::target::Mappings;
 use crate::unwind::survey::{Coverage, How, Survey, survey};
 
 /// Name of all its checks.
@@ -21,7 +21,7 @@ const ENOUGH: u64 = 90;
 
 /// All modules in which a frame of the process can be.
 pub fn checks(pid: u32) -> Vec<Check> {
-    let mut mappings = Mappings::new(DebugFiles::default());
+    let mut mappings = Mappings::default();
     match mappings.refresh(pid) {
         Ok(()) => describe(
             &survey(pid, &mappings),

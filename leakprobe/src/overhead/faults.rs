@@ -4,10 +4,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use aya::sys::{Stats, enable_stats};
-
 use super::Overhead;
-use super::statistics::{cpu_time, run_time};
+use super::statistics::{self, cpu_time, run_time};
 
 /// Looks, of which the statistics are on up to the next one at the first.
 const LOOKS: u32 = 10;
@@ -26,6 +24,7 @@ pub struct Faults {
     /// In all windows: nanoseconds in programs, their runs, nanoseconds of CPU time.
     sum: [u64; 3],
     last: Option<u64>,
+    failure: Option<String>,
 }
 
 /// A time in which the statistics are on, and the figures when it began.
@@ -47,6 +46,7 @@ impl Faults {
             window: None,
             sum: [0; 3],
             last: None,
+            failure: None,
         };
         faults.look();
         faults
@@ -69,8 +69,11 @@ impl Faults {
             self.last = share(part[0], part[2]);
         }
         if self.looks.is_multiple_of(LOOKS) {
-            let on = enable_stats(Stats::RunTime).ok();
-            let window = on.zip(figures);
+            let on = statistics::keep();
+            if let Err(error) = &on {
+                self.failure = Some(format!("{error:#}"));
+            }
+            let window = on.ok().zip(figures);
             self.window = window.map(|(on, before)| Window { _on: on, before });
         }
         self.looks += 1;
@@ -92,6 +95,11 @@ impl Faults {
             cpu_ns: all,
             ..Overhead::default()
         })
+    }
+
+    /// Why nothing is known, if so.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     fn figures(&mut self) -> Option<[u64; 3]> {

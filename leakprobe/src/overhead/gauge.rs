@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray};
 use leakprobe_common::{Calls, MAX_FUNCTIONS};
 
-use super::statistics::{cpu_time, run_time};
-use super::{FunctionCost, Overhead, Price, Traps};
+use super::statistics::run_time;
+use super::{CpuTime, FunctionCost, Overhead, Price, Traps};
 use crate::probe::functions::FUNCTIONS;
 use crate::probe::{Program, Runs};
 
 /// Reads what a recording takes.
 pub struct Gauge {
-    pid: u32,
+    cpu: CpuTime,
     programs: Vec<Measured>,
     calls: PerCpuArray<MapData, [u64; 2]>,
     price: Price,
@@ -58,13 +58,13 @@ impl Share {
 }
 
 impl Gauge {
-    /// Of `programs` in process `pid`, which has no calls yet.
+    /// Of `programs` in processes with this CPU time, which have no calls yet.
     pub fn new(
-        pid: u32,
+        cpu: CpuTime,
         programs: Vec<(Program, OwnedFd)>,
         calls: PerCpuArray<MapData, [u64; 2]>,
     ) -> Self {
-        let cpu = cpu_time(pid).unwrap_or(0);
+        let first_cpu = cpu.now();
         let measured = |(program, fd)| Measured {
             program,
             fd,
@@ -72,12 +72,12 @@ impl Gauge {
             mean: 0,
         };
         Self {
-            pid,
+            cpu,
             programs: programs.into_iter().map(measured).collect(),
             calls,
             price: Price::default(),
-            first_cpu: cpu,
-            last_cpu: cpu,
+            first_cpu,
+            last_cpu: first_cpu,
             last_calls: Default::default(),
             spent: Default::default(),
             hits: 0,
@@ -110,8 +110,7 @@ impl Gauge {
     ///
     /// If the calls cannot be read.
     pub fn look(&mut self) -> Result<Share> {
-        // The target may have ended: its last figure stays.
-        let cpu = cpu_time(self.pid).unwrap_or(self.last_cpu);
+        let cpu = self.cpu.now();
         let mut share = Share {
             cpu_ns: cpu.saturating_sub(self.last_cpu),
             ..Share::default()

@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use aya::sys::{Stats, enable_stats};
-
 use super::trap::{self, Calibration};
-use super::{Gauge, Guard, Overhead};
+use super::{Gauge, Guard, Overhead, statistics};
+use anyhow::{Result, anyhow};
 
 /// How long the statistics are on.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -138,7 +136,7 @@ impl Work {
 
     /// Has the kernel keep its statistics for a while. Whether the end came in between.
     fn window(&mut self, stopped: &Receiver<()>) -> Result<bool> {
-        let on = enable_stats(Stats::RunTime).context("failed to switch on the statistics")?;
+        let on = statistics::keep()?;
         let over = sleep(stopped, Instant::now() + WINDOW);
         drop(on);
         self.gauge.weigh()?;

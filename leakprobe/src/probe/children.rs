@@ -9,6 +9,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use crate::target::proc_fs;
+
 /// The children of a process that are known.
 #[derive(Default)]
 pub struct Children(HashSet<u32>);
@@ -21,7 +23,7 @@ pub fn can_be_told() -> bool {
 impl Children {
     /// Whether process `pid` has children that it had not when this was asked last.
     pub fn came(&mut self, pid: u32) -> bool {
-        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        let threads = fs::read_dir(proc_fs::pid(pid, "task"));
         let now: HashSet<u32> = threads
             .into_iter()
             .flatten()

@@ -10,11 +10,13 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use super::version::Version;
+use crate::target::proc_fs;
 
 /// What return probes do to a target under a seccomp filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +39,55 @@ const SYS_URETPROBE: u32 = 335;
 pub enum Danger {
     /// It has a seccomp filter, and this kernel shows it the probe's system call.
     Seccomp,
+    /// It has a seccomp filter, and kernels of this version show it the call. It could not be tried.
+    SeccompByVersion,
     /// It has a shadow stack, of which this kernel's return probes know nothing.
     ShadowStack,
 }
 
-impl fmt::Display for Danger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Danger {
+    /// What would happen, and why.
+    pub const fn reason(self) -> &'static str {
+        match self {
             Danger::Seccomp => {
                 "this kernel would kill the process at its first return from a probed function, \
                  because the process is under a seccomp filter"
+            }
+            Danger::SeccompByVersion => {
+                "going by its version, this kernel would kill the process at its first return \
+                 from a probed function, because the process is under a seccomp filter"
             }
             Danger::ShadowStack => {
                 "this kernel would kill the process at its first return from a probed function, \
                  because the process has a shadow stack"
             }
-        })
+        }
+    }
+
+    /// What to do instead.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Danger::Seccomp => {
+                "use `--mode growth`, which places no probes; or boot Linux 6.12.14, 6.13.3, 6.14 \
+                 or later; or run the process without a seccomp filter"
+            }
+            Danger::SeccompByVersion => {
+                "use `--mode growth`, which places no probes; or boot Linux 6.12.14, 6.13.3, 6.14 \
+                 or later; or run leakprobe itself without a seccomp filter (docker run \
+                 --security-opt seccomp=unconfined), so that it can try whether this kernel has \
+                 their remedy"
+            }
+            Danger::ShadowStack => {
+                "use `--mode growth`, which places no probes; or boot Linux 6.11 or later; or run \
+                 the process without a shadow stack (GLIBC_TUNABLES)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Danger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason(), self.advice())
     }
 }
 
@@ -61,28 +96,57 @@ impl std::error::Error for Danger {}
 /// Why process `pid` must not get return probes, if so. A kernel that could not be tried counts as
 /// dangerous if its version speaks for it.
 pub fn danger(pid: u32) -> Option<Danger> {
-    let version = Version::running();
-    let (filter, shadow_stack) = protection(pid);
-    if filter && filters_return_probes() {
-        return Some(Danger::Seccomp);
+    decide(kernel(), Version::running(), protection(pid))
+}
+
+/// What follows from what was tried, from the kernel's version, and from what the process has: a
+/// seccomp filter, a shadow stack.
+fn decide(
+    tried: ReturnProbes,
+    version: Option<Version>,
+    (filter, shadow_stack): (bool, bool),
+) -> Option<Danger> {
+    if filter && is_harmful(tried, version) {
+        return Some(match tried {
+            ReturnProbes::Unknown => Danger::SeccompByVersion,
+            _ => Danger::Seccomp,
+        });
     }
     let old = version.is_some_and(|version| version < Version::new(6, 11, 0));
     (shadow_stack && old).then_some(Danger::ShadowStack)
 }
 
-/// Whether return probes kill processes under a seccomp filter.
-pub fn filters_return_probes() -> bool {
-    match return_probes().unwrap_or(ReturnProbes::Unknown) {
+fn is_harmful(tried: ReturnProbes, version: Option<Version>) -> bool {
+    match tried {
         ReturnProbes::Filtered => true,
-        ReturnProbes::Unknown => Version::running().is_some_and(Version::filters_return_probes),
+        ReturnProbes::Unknown => version.is_some_and(Version::filters_return_probes),
         ReturnProbes::NoSystemCall | ReturnProbes::Unfiltered => false,
     }
+}
+
+/// Whether return probes kill processes under a seccomp filter.
+pub fn filters_return_probes() -> bool {
+    is_harmful(kernel(), Version::running())
+}
+
+/// What is to be said of processes that are recorded although they are not in danger now.
+pub fn warning() -> Option<&'static str> {
+    filters_return_probes().then_some(
+        "this kernel would kill a process that puts itself under a seccomp filter while it is \
+         recorded: boot Linux 6.12.14, 6.13.3, 6.14 or later, or use `--mode growth`",
+    )
+}
+
+/// What was found out about the running kernel, at the first call.
+fn kernel() -> ReturnProbes {
+    static TRIED: OnceLock<ReturnProbes> = OnceLock::new();
+    *TRIED.get_or_init(|| return_probes().unwrap_or(ReturnProbes::Unknown))
 }
 
 /// Whether any thread of a process has a seccomp filter, and any a shadow stack.
 fn protection(pid: u32) -> (bool, bool) {
     let mut found = (false, false);
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+    let threads = fs::read_dir(proc_fs::pid(pid, "task"))
         .into_iter()
         .flatten()
         .flatten();
@@ -174,23 +238,33 @@ unsafe fn child(forbid: bool) -> ! {
         ),
         instruction(libc::BPF_RET, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog {
-        len: filter.len() as libc::c_ushort,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: system calls with plain arguments; the filter outlives the call that copies it.
+    // SAFETY: system calls with plain arguments.
     unsafe {
         // The death is part of the plan and not worth a core dump.
         libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
         libc::signal(libc::SIGILL, libc::SIG_DFL);
-        if forbid
-            && (libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) != 0)
-        {
+        if forbid && install(&mut filter).is_err() {
             libc::_exit(libc::ENOSYS);
         }
         libc::syscall(libc::c_long::from(SYS_URETPROBE));
         libc::_exit(*libc::__errno_location())
+    }
+}
+
+/// Puts this process under a filter. Only makes system calls.
+fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.len() as libc::c_ushort,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: plain arguments; the filter outlives the call that copies it.
+    let installed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    match installed {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
     }
 }
 
@@ -204,29 +278,5 @@ fn instruction(code: u32, skip_if_false: u8, value: u32) -> libc::sock_filter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn protections_are_read_from_status() {
-        let status = |seccomp, features| {
-            format!(
-                "Name:\tx\nUmask:\t0022\nSeccomp:\t{seccomp}\nx86_Thread_features:\t{features}\n"
-            )
-        };
-        assert_eq!(parse_status(&status("0", "")), (false, false));
-        assert_eq!(parse_status(&status("2", "shstk wrss ")), (true, true));
-        assert_eq!(parse_status(&status("1", "")), (true, false));
-        assert_eq!(
-            parse_status("Name:\tSeccomp:\nSeccomp_filters:\t3\n"),
-            (false, false)
-        );
-        assert_eq!(parse_status(""), (false, false));
-    }
-
-    #[test]
-    fn this_kernel_gives_an_answer() {
-        let answer = return_probes().expect("child processes");
-        assert!(is_filtered() || answer != ReturnProbes::Unknown);
-    }
-}
+#[path = "danger_tests.rs"]
+mod tests;

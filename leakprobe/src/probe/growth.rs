@@ -5,20 +5,19 @@
 //! not. Nobody else pays for the faults; the system calls of other processes pay for a program that
 //! looks whose they are.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::programs::{FExit, PerfEvent};
 use aya::{Btf, Ebpf};
 use aya_obj::generated::perf_event_attr;
 
 use super::layout::{self, Offsets};
-use super::refusal::{explain_permission, explain_program};
-use crate::bpf::bpf_new;
+use super::refusal::explain_program;
+use super::{multi, threads};
 
 /// Which pages are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,39 +69,17 @@ impl Faults {
     ///
     /// If the kernel refuses, or the process has ended.
     pub fn attach(ebpf: &mut Ebpf, pid: u32) -> Result<Self> {
-        /// Looks at the list of threads. Each finds only threads that were started since the last by
-        /// threads that were started since the one before.
-        const LOOKS: u32 = 100;
-        allow_descriptors();
         let program = fault_program(ebpf)?;
         let program = program
             .fd()
             .context("the program of page faults is not loaded")?;
-        let (mut events, mut known) = (Vec::new(), HashSet::new());
-        for _ in 0..LOOKS {
-            let new: Vec<u32> = threads(pid)?
-                .into_iter()
-                .filter(|&thread| known.insert(thread))
-                .collect();
-            if new.is_empty() {
-                return Ok(Self { events });
-            }
-            for thread in new {
-                match event_from_the_start(thread, program.as_fd()) {
-                    Ok(event) => events.push(event),
-                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // has ended
-                    Err(error) => {
-                        return Err(explain_permission(error)).with_context(|| {
-                            format!("failed to watch the page faults of thread {thread}")
-                        });
-                    }
-                }
-            }
-        }
-        bail!(
-            "process {pid} starts threads faster than they can be attached to: try again when it is \
-             less busy"
-        )
+        let mut events = Vec::new();
+        threads::attach_to_each(pid, |thread| {
+            events.push(event_from_the_start(thread, program.as_fd())?);
+            Ok(())
+        })
+        .context("failed to watch page faults")?;
+        Ok(Self { events })
     }
 
     /// How many threads had one made for them.
@@ -173,29 +150,6 @@ fn fault_program(ebpf: &mut Ebpf) -> Result<&mut PerfEvent> {
     Ok(program)
 }
 
-fn threads(pid: u32) -> Result<Vec<u32>> {
-    let folder = format!("/proc/{pid}/task");
-    let threads = fs::read_dir(&folder).with_context(|| format!("failed to list `{folder}`"))?;
-    Ok(threads
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect())
-}
-
-/// One descriptor for each thread; a process may have more of them than we may open by default.
-fn allow_descriptors() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: reads and writes one structure.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
-}
-
 /// Makes an event that no other thread has inherited before its program was in place. Else the kernel
 /// might swap the two when it switches between the threads, and one would be without the program.
 fn event_from_the_start(thread: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -251,34 +205,10 @@ fn event(thread: u32, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
     // SAFETY: the descriptor is new, and nobody else has it.
     let event = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
-    let link = link(program, event.as_fd())?;
+    let link = multi::link_event(program, event.as_fd(), 0)?;
     // SAFETY: the request has no argument but a flag.
     if unsafe { libc::ioctl(event.as_raw_fd(), PERF_EVENT_IOC_ENABLE, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(link) // which keeps the event
-}
-
-fn link(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    /// Start of `union bpf_attr` for `BPF_LINK_CREATE` with its part `perf_event`.
-    #[repr(C)]
-    struct LinkCreate {
-        program: u32,
-        target: u32,
-        attach_type: u32,
-        flags: u32,
-        cookie: u64,
-    }
-    // Numbers from the kernel's include/uapi/linux/bpf.h.
-    const BPF_LINK_CREATE: libc::c_int = 28;
-    const BPF_PERF_EVENT: u32 = 41;
-    let mut request = LinkCreate {
-        program: program.as_raw_fd() as u32,
-        target: event.as_raw_fd() as u32,
-        attach_type: BPF_PERF_EVENT,
-        flags: 0,
-        cookie: 0,
-    };
-    // SAFETY: no member is a pointer.
-    unsafe { bpf_new(BPF_LINK_CREATE, &mut request) }
 }

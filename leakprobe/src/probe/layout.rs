@@ -5,6 +5,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result};
+use leakprobe_common::TaskLayout;
+
+use crate::pid_namespace;
 
 const PATH: &str = "/sys/kernel/btf/vmlinux";
 
@@ -28,6 +34,61 @@ pub struct Offsets {
     pub flags: u64,
     /// Of the number of minor faults in `struct task_struct`.
     pub faults: u64,
+}
+
+/// Where tasks and PIDs have what the kernel side reads: the words of a [`TaskLayout`].
+///
+/// # Errors
+///
+/// If the running kernel does not tell.
+pub fn tasks() -> Result<[u64; WORDS]> {
+    let bytes = fs::read(PATH).with_context(|| {
+        format!(
+            "failed to read `{PATH}`: have sysfs mounted at /sys, and boot a kernel with \
+             CONFIG_DEBUG_INFO_BTF"
+        )
+    })?;
+    let layout = Layout::parse(&bytes).with_context(|| format!("`{PATH}` is damaged"))?;
+    let at = |structure: &str, member: &str| {
+        layout
+            .offset(structure, member)
+            .with_context(|| format!("this kernel's `{structure}` has no `{member}`"))
+    };
+    let namespace = match pid_namespace::is_first() {
+        true => 0,
+        false => own_namespace()?,
+    };
+    let layout = TaskLayout {
+        tgid: at("task_struct", "tgid")?,
+        mm: at("task_struct", "mm")?,
+        signal: at("task_struct", "signal")?,
+        exit_code: at("task_struct", "exit_code")?,
+        group_leader: at("task_struct", "group_leader")?,
+        thread_pid: at("task_struct", "thread_pid")?,
+        live: at("signal_struct", "live")?,
+        group_exit_code: at("signal_struct", "group_exit_code")?,
+        level: at("pid", "level")?,
+        numbers: at("pid", "numbers")?,
+        upid: UPID,
+        upid_ns: at("upid", "ns")?,
+        inum: at("pid_namespace", "ns")? + at("ns_common", "inum")?,
+        namespace,
+    };
+    // SAFETY: the structure is as many words, without padding.
+    Ok(unsafe { std::mem::transmute::<TaskLayout, [u64; WORDS]>(layout) })
+}
+
+const WORDS: usize = size_of::<TaskLayout>() / size_of::<u64>();
+
+/// Size of `struct upid`: an `int` and a pointer.
+const UPID: u64 = 16;
+
+/// Number of our own PID namespace.
+fn own_namespace() -> Result<u64> {
+    const NAMESPACE: &str = "/proc/self/ns/pid";
+    let file = fs::metadata(NAMESPACE);
+    let file = file.with_context(|| format!("failed to look up `{NAMESPACE}`"))?;
+    Ok(file.ino())
 }
 
 /// Those of the running kernel; `None` if it does not tell.

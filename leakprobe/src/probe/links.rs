@@ -1,8 +1,9 @@
-//! Attaches programs to the points of an allocator, in one of three ways, and keeps what was attached
+//! Attaches programs to the points of an allocator, in one of four ways, and keeps what was attached
 //! until it is dropped. Which way, [`super::way`] chooses; what is attached, the table of functions.
 
 use std::collections::HashMap;
 use std::ffi::CString;
+use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -16,7 +17,9 @@ use super::functions::Kind;
 use super::multi::{self, Code, LinkKind, Places};
 use super::object::Programs;
 use super::plan::Point;
-use super::refusal::{explain_permission, explain_program};
+use super::refusal::{explain_event, explain_permission, explain_program};
+use super::system_calls;
+use super::tree::{self, Tree};
 use super::way::Way;
 use crate::target::{Allocator, Process};
 
@@ -31,6 +34,8 @@ pub enum Link {
         /// How many; one at the entry and one at the return of a function are two.
         probes: usize,
     },
+    /// All of an allocator, for a process and what it forks.
+    Tree(tree::Placed),
 }
 
 impl Link {
@@ -39,7 +44,13 @@ impl Link {
         match self {
             Link::One(_) => 1,
             Link::Many { probes, .. } => *probes,
+            Link::Tree(placed) => placed.probes(),
         }
+    }
+
+    /// Whether it was for a process alone that has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Link::Tree(placed) if placed.is_over())
     }
 }
 
@@ -70,11 +81,18 @@ pub struct Linker {
     programs: Option<Programs>,
     /// Those that were.
     loaded: HashMap<&'static str, OwnedFd>,
-    placed: Option<Placed>,
+    /// The program of system calls, once it is needed.
+    calls: Option<OwnedFd>,
+    placed: Vec<Placed>,
+    tree: Tree,
 }
 
-/// Where links of many probes were placed last.
+/// Where links of many probes were placed.
 struct Placed {
+    /// Device and inode of the file.
+    object: (u32, u32, u64),
+    /// Whether at its system calls, not at its functions.
+    at_calls: bool,
     file: OwnedFd,
     offsets: Vec<u64>,
 }
@@ -122,6 +140,7 @@ const MULTI: &[Plan] = &[
     FREE,
 ];
 
+/// Of both ways by perf events.
 const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
 
 impl Plan {
@@ -158,14 +177,16 @@ impl Linker {
     /// If the object cannot be made ready.
     pub fn new(way: Way, object: &[u8], ebpf: &Ebpf) -> Result<Self> {
         let programs = match way {
-            Way::Single => None,
+            Way::Single | Way::Tree => None,
             Way::Session | Way::Multi => Some(Programs::ready(object, ebpf)?),
         };
         Ok(Self {
             way,
             programs,
             loaded: HashMap::new(),
-            placed: None,
+            calls: None,
+            placed: Vec::new(),
+            tree: Tree::default(),
         })
     }
 
@@ -174,7 +195,7 @@ impl Linker {
         match self.way {
             Way::Session => SESSION,
             Way::Multi => MULTI,
-            Way::Single => &[],
+            Way::Single | Way::Tree => &[],
         }
     }
 
@@ -217,7 +238,7 @@ impl Linker {
             let program = program.with_context(|| format!("`{}` is not loaded", plan.program))?;
             add(plan.runs(), plan.gives, program.as_fd())?;
         }
-        if self.way == Way::Single {
+        if self.plans().is_empty() {
             for name in SINGLE {
                 let runs = match name {
                     "leave_call" => Runs::Return,
@@ -235,7 +256,8 @@ impl Linker {
         self.way
     }
 
-    /// Places probes at all points, for the process only.
+    /// Places probes at all points, for the process only; or in the way [`Way::Tree`] for all it forks,
+    /// too, which may be done for one process after the other.
     ///
     /// # Errors
     ///
@@ -248,6 +270,19 @@ impl Linker {
         points: &[Point],
     ) -> Result<Vec<Link>> {
         self.load(ebpf)?;
+        if self.way == Way::Tree {
+            let mut program = |name| {
+                let fd = uprobe(ebpf, name)?.fd()?.as_fd().try_clone_to_owned();
+                fd.context("failed to duplicate a descriptor")
+            };
+            let programs = tree::Programs {
+                enter_call: program("enter_call")?,
+                leave_call: program("leave_call")?,
+                enter_free: program("enter_free")?,
+            };
+            let placed = self.tree.attach(process, allocator, points, &programs)?;
+            return Ok(placed.into_iter().map(Link::Tree).collect());
+        }
         // The open file is the mapped one, whatever its path leads to by now.
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
         let path = allocator.object().path();
@@ -286,30 +321,130 @@ impl Linker {
                 probes: points.len() * plan.probes(),
             });
         }
-        let file = allocator.object().file().as_fd().try_clone_to_owned();
-        self.placed = Some(Placed {
-            file: file.context("failed to duplicate a descriptor")?,
-            offsets: points.iter().map(|point| point.offset).collect(),
-        });
+        let offsets = points.iter().map(|point| point.offset).collect();
+        let file = allocator.object().file();
+        self.note_placed(allocator.identity(), false, file, offsets)?;
         Ok(links)
+    }
+
+    /// Notes where links were placed.
+    fn note_placed(
+        &mut self,
+        object: (u32, u32, u64),
+        at_calls: bool,
+        file: &File,
+        offsets: Vec<u64>,
+    ) -> Result<()> {
+        let file = file.as_fd().try_clone_to_owned();
+        self.placed
+            .retain(|placed| (placed.object, placed.at_calls) != (object, at_calls));
+        self.placed.push(Placed {
+            object,
+            at_calls,
+            file: file.context("failed to duplicate a descriptor")?,
+            offsets,
+        });
+        Ok(())
+    }
+
+    /// Places probes at system calls of an object, for the process only.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be placed; those placed before it are taken back.
+    pub fn place_calls(
+        &mut self,
+        ebpf: &mut Ebpf,
+        process: &Process,
+        (object, file): ((u32, u32, u64), &File),
+        points: &[system_calls::Point],
+    ) -> Result<Vec<Link>> {
+        const PROGRAM: &str = "map_call";
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let Some(programs) = &self.programs else {
+            let program = uprobe(ebpf, PROGRAM)?;
+            let places = points.iter().map(|point| (point.offset, point.cookie));
+            return places
+                .map(|place| place_one(program, process.pid(), &path, place))
+                .collect();
+        };
+        let program = match self.calls.take() {
+            Some(program) => program,
+            None => programs.load(PROGRAM, LinkKind::Multi)?,
+        };
+        let program = self.calls.insert(program);
+        let path = CString::new(path).context("a path with a zero in it")?;
+        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+        let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
+        let places = Places {
+            file: &path,
+            pid: process.pid(),
+            offsets: &offsets,
+            cookies: Some(&cookies),
+            at_return: false,
+        };
+        let link =
+            multi::link(program.as_fd(), LinkKind::Multi, &places).map_err(explain_permission)?;
+        self.note_placed(object, true, file, offsets)?;
+        Ok(vec![Link::Many {
+            _link: link,
+            probes: points.len(),
+        }])
+    }
+
+    /// Takes in a process that one of those has forked to which probes are attached with all it forks.
+    /// `true` if it has been without them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the process has ended.
+    pub fn adopt(&mut self, process: &Process) -> Result<(Vec<Link>, bool)> {
+        match self.way {
+            Way::Tree => {
+                let (placed, lost) = self.tree.adopt(process)?;
+                Ok((placed.into_iter().map(Link::Tree).collect(), lost))
+            }
+            Way::Session | Way::Multi | Way::Single => Ok((Vec::new(), false)),
+        }
+    }
+
+    /// Since when a process has the probes of an allocator that it has mapped from the one that forked
+    /// it, or because another one that is attached to has them; `None` if it has not.
+    pub fn follows(&self, process: &Process, allocator: &Allocator) -> Option<u64> {
+        match self.way {
+            Way::Tree => self.tree.reaches(process, allocator.identity()),
+            Way::Session | Way::Multi | Way::Single => None,
+        }
+    }
+
+    /// Since when what followed processes fork has the probes of an allocator; 0 if nobody is followed.
+    pub fn follows_since(&self, allocator: &Allocator) -> u64 {
+        match self.way {
+            Way::Tree => self.tree.since(allocator.identity()).unwrap_or(u64::MAX),
+            Way::Session | Way::Multi | Way::Single => 0,
+        }
     }
 
     /// Whether children of the process keep breakpoints, see [`Self::sweep`].
     pub fn leaves_breakpoints(&self) -> bool {
-        self.placed.is_some()
+        !self.placed.is_empty()
     }
 
-    /// A link that does nothing, in the same places. When it is dropped, the kernel looks at all
+    /// Links that do nothing, in the same places. When they are dropped, the kernel looks at all
     /// processes that have the code, and removes the breakpoints where no link wants them: from
     /// children that the process has forked.
     ///
     /// # Errors
     ///
     /// If the kernel refuses.
-    pub fn sweep(&self, process: &Process) -> Result<Option<Link>> {
-        let Some(Placed { file, offsets }) = &self.placed else {
-            return Ok(None);
-        };
+    pub fn sweep(&self, process: &Process) -> Result<Vec<Link>> {
+        self.placed.iter().map(|it| it.sweep(process)).collect()
+    }
+}
+
+impl Placed {
+    fn sweep(&self, process: &Process) -> Result<Link> {
+        let Self { file, offsets, .. } = self;
         let program = multi::load(&Code::nothing(), LinkKind::Multi)
             .context("failed to load an empty program")?;
         let file = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -322,16 +457,15 @@ impl Linker {
         };
         let link = multi::link(program.as_fd(), LinkKind::Multi, &places)
             .context("failed to place empty probes")?;
-        Ok(Some(Link::Many {
+        Ok(Link::Many {
             _link: link,
             probes: 0,
-        }))
+        })
     }
 }
 
 /// One by one.
 fn place_each(ebpf: &mut Ebpf, pid: u32, file: &str, points: &[Point]) -> Result<Vec<Link>> {
-    let pid = NonZeroU32::new(pid).context("0 is no PID")?;
     let mut links = Vec::new();
     for point in points {
         let kind = point.function.kind;
@@ -341,25 +475,36 @@ fn place_each(ebpf: &mut Ebpf, pid: u32, file: &str, points: &[Point]) -> Result
             .into_iter()
             .chain([kind.entry_program()])
         {
-            let program = uprobe(ebpf, name)?;
-            let place = UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(point.offset),
-                cookie: Some(point.function.signature().cookie()),
-            };
-            let link = program
-                .attach(place, file, UProbeScope::OneProcess(pid))
-                .and_then(|id| program.take_link(id))
-                .map_err(explain_permission)
-                .with_context(|| {
-                    format!(
-                        "failed to place a probe on `{}` in `{}`",
-                        point.site.instruction, point.function.name,
-                    )
-                })?;
-            links.push(Link::One(link));
+            let place = (point.offset, point.function.signature().cookie());
+            let link = place_one(uprobe(ebpf, name)?, pid, file, place).with_context(|| {
+                format!(
+                    "failed to place a probe on `{}` in `{}`",
+                    point.site.instruction, point.function.name,
+                )
+            })?;
+            links.push(link);
         }
     }
     Ok(links)
+}
+
+/// At an offset, with a cookie.
+fn place_one(
+    program: &mut UProbe,
+    pid: u32,
+    file: &str,
+    (offset, cookie): (u64, u64),
+) -> Result<Link> {
+    let pid = NonZeroU32::new(pid).context("0 is no PID")?;
+    let place = UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(offset),
+        cookie: Some(cookie),
+    };
+    let link = program
+        .attach(place, file, UProbeScope::OneProcess(pid))
+        .and_then(|id| program.take_link(id))
+        .map_err(explain_event)?;
+    Ok(Link::One(link))
 }
 
 /// A program that aya attaches, loaded.

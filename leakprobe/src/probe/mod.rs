@@ -14,9 +14,13 @@ pub mod plan;
 mod programs;
 mod refusal;
 pub mod site;
+pub mod system_calls;
+mod threads;
+pub mod tree;
 pub mod trial;
 pub mod version;
 pub mod way;
 
 pub use links::{Link, Program, Runs};
 pub use programs::{Limits, Probes};
+pub use refusal::explain;

@@ -254,6 +254,38 @@ pub fn link(program: BorrowedFd<'_>, kind: LinkKind, places: &Places<'_>) -> io:
     unsafe { bpf_new(BPF_LINK_CREATE, &mut request) }
 }
 
+/// Runs a program whenever a perf event happens, for as long as the descriptor is open, which keeps the
+/// event open too. The program is told `cookie`.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn link_event(
+    program: BorrowedFd<'_>,
+    event: BorrowedFd<'_>,
+    cookie: u64,
+) -> io::Result<OwnedFd> {
+    /// Start of `union bpf_attr` for `BPF_LINK_CREATE` with its part `perf_event`.
+    #[repr(C)]
+    struct LinkCreate {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        cookie: u64,
+    }
+    const BPF_PERF_EVENT: u32 = 41;
+    let mut request = LinkCreate {
+        program: program.as_raw_fd() as u32,
+        target: event.as_raw_fd() as u32,
+        attach_type: BPF_PERF_EVENT,
+        flags: 0,
+        cookie,
+    };
+    // SAFETY: no member is a pointer.
+    unsafe { bpf_new(BPF_LINK_CREATE, &mut request) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,21 +23,13 @@ pub struct Point {
 ///
 /// # Errors
 ///
-/// If a required function is missing, or a function has no place for a probe. An optional function
-/// that is there but cannot be probed is an error too: its blocks would be missing silently.
+/// If a function has no place for a probe: its blocks would be missing silently.
 pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
     let path = allocator.object().path();
     let mut points = Vec::new();
     let mut taken = HashSet::new();
     for function in FUNCTIONS {
         let found = allocator.functions(function.name)?;
-        if found.is_empty() && function.required && !allocator.object().is_static() {
-            bail!(
-                "`{path}` defines `malloc` but no `{}`: without it nothing can be told about what \
-                 is freed",
-                function.name
-            );
-        }
         for code in found {
             let site = site::choose(&code.code, code.address, function.kind.arguments())
                 .with_context(|| {
@@ -55,6 +47,21 @@ pub fn points(allocator: &Allocator) -> Result<Vec<Point>> {
         }
     }
     Ok(points)
+}
+
+/// Whether a process whose first allocator this is can be profiled.
+///
+/// # Errors
+///
+/// If what it gives out is never taken back.
+pub fn require_free(allocator: &Allocator) -> Result<()> {
+    if !allocator.takes_back() {
+        bail!(
+            "`{}` defines `malloc` but no `free`: without it nothing can be told about what is freed",
+            allocator.object().path()
+        );
+    }
+    Ok(())
 }
 
 /// What a hit of most calls costs: as at `malloc`.

@@ -4,28 +4,30 @@
 //! on the way takes back what was placed. The kernel removes the probes by itself when leakprobe
 //! ends, however it ends, since they belong to its file descriptors.
 
-use std::fs;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use leakprobe_common::{Chances, Control};
+use leakprobe_common::{Chances, Control, MAX_ALLOCATORS, ProcessState};
 
 use super::children::Children;
 use super::growth::Pages;
+use super::layout;
 use super::links::{Link, Linker, Program};
 use super::plan::Point;
 use super::refusal::{explain_permission, explain_program};
+use super::system_calls;
 use super::version::Version;
 use super::way::{self, Way};
-use crate::bpf;
 use crate::sampling;
+use crate::switches::Switches;
 use crate::target::{Allocator, Process};
 use crate::unwind::KernelTables;
+use crate::{bpf, pid_namespace};
 
 /// The compiled kernel side.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LEAKPROBE_BPF_OBJECT"));
@@ -45,23 +47,35 @@ pub struct Limits {
     pub pages: Option<Pages>,
     /// Whether that may change ([`Probes::set_sample`]).
     pub changing: bool,
+    /// Whether many processes are recorded, which [`Probes::take_in`] names.
+    pub many: bool,
+    /// Whether what they fork and execute is recorded too ([`Way::Tree`]).
+    pub follow: bool,
 }
+
+/// Lists of mappings that there is room for: of one process, the one in use and the next; of many.
+const LISTS: [u32; 2] = [2, 256];
 
 /// The loaded programs and their links.
 pub struct Probes {
     ebpf: Ebpf,
-    control: Array<MapData, u64>,
-    control_fd: OwnedFd,
+    switches: Switches,
+    /// Of many processes: the map of those that are known, and of those that are wanted.
+    processes: Option<[OwnedFd; 2]>,
     linker: Linker,
     links: Vec<Link>,
+    /// At system calls.
+    calls: Vec<Link>,
     children: Children,
     detaching: Vec<JoinHandle<()>>,
 }
 
 /// Programs, and the tracepoints they are attached to.
-const TRACEPOINTS: [(&str, &str); 3] = [
+const TRACEPOINTS: [(&str, &str); 5] = [
     ("signal_deliver", "signal_deliver"),
+    ("process_fork", "sched_process_fork"),
     ("process_exec", "sched_process_exec"),
+    ("oom_victim", "mark_victim"),
     ("thread_exit", "sched_process_exit"),
 ];
 
@@ -76,18 +90,17 @@ impl Probes {
     /// If the kernel refuses; for lack of permission with the capabilities to give.
     pub fn load(process: &Process, limits: Limits, verbose: bool) -> Result<Self> {
         Version::require_oldest(Version::running())?;
-        let namespace = fs::metadata("/proc/self/ns/pid")
-            .context("failed to look up our own PID namespace in /proc/self/ns/pid")?;
-        // The kernel keeps 12 bits of major and 20 bits of minor number.
-        let device =
-            u64::from(libc::major(namespace.dev())) << 20 | u64::from(libc::minor(namespace.dev()));
-        let inode = namespace.ino();
-        let pid = process.pid();
+        let tasks = layout::tasks()?;
+        let pid = u64::from(process.pid());
         let log_level = if verbose { LOG_DEBUG } else { 0 };
         let pages = limits.pages.unwrap_or_default();
         let layout = pages.layout.unwrap_or_default();
         let sampling = limits.sample_bytes > 0 || limits.changing || pages.shift > 0;
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if !sampling {
+            loader.map_max_entries("MARKS", 1);
+        }
+        let mut ebpf = loader
             .map_max_entries("BLOCKS", limits.max_live)
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
@@ -98,30 +111,37 @@ impl Probes {
             .override_global("VM_FLAGS", &layout.flags, true)
             .override_global("TASK_FAULTS", &layout.faults, true)
             .override_global("TARGET_PID", &pid, true)
-            .override_global("PID_NS_DEVICE", &device, true)
-            .override_global("PID_NS_INODE", &inode, true)
+            .override_global("TASK_LAYOUT", &tasks, true)
+            .override_global("MANY", &u64::from(limits.many), true)
+            .map_max_entries("MAPPINGS", LISTS[usize::from(limits.many)])
             .override_global("AYA_LOG_LEVEL", &log_level, true)
             .load(OBJECT)
             .map_err(explain_permission)
             .context("failed to load the BPF object")?;
         draw_by(&mut ebpf, limits.sample_bytes)?;
         let way = match limits.pages {
-            None => way::choose()?.way,
+            None => way::choose(limits.follow)?.way,
             Some(_) => Way::Single, // there is nothing to place
         };
         let linker = Linker::new(way, OBJECT, &ebpf)?;
-        let control = ebpf
-            .take_map("CONTROL")
-            .context("the BPF object has no map CONTROL")?;
-        let Map::Array(data) = &control else {
-            bail!("the map CONTROL of the BPF object is no array");
+        let views = limits.many.then(|| descriptor(&mut ebpf, "VIEWS"));
+        let switches = Switches::new(descriptor(&mut ebpf, "CONTROL")?, views.transpose()?);
+        let processes = match limits.many {
+            false => None,
+            true => Some([
+                descriptor(&mut ebpf, "PROCESSES")?,
+                descriptor(&mut ebpf, "WANTED")?,
+            ]),
         };
-        let control_fd = data.fd().as_fd().try_clone_to_owned();
-        let control_fd = control_fd.context("failed to duplicate a descriptor")?;
-        let control = Array::try_from(control)?;
-        // The first is for calls in flight.
-        let skipped = usize::from(limits.pages.is_some());
-        for (name, tracepoint) in TRACEPOINTS.into_iter().skip(skipped) {
+        for (name, tracepoint) in TRACEPOINTS {
+            let is_needed = match name {
+                "signal_deliver" => limits.pages.is_none(), // for calls in flight
+                "process_fork" => limits.many,
+                _ => true,
+            };
+            if !is_needed {
+                continue;
+            }
             let program: &mut RawTracePoint = program(&mut ebpf, name)?;
             program
                 .load()
@@ -133,10 +153,11 @@ impl Probes {
         }
         Ok(Self {
             ebpf,
-            control,
-            control_fd,
+            switches,
+            processes,
             linker,
             links: Vec::new(),
+            calls: Vec::new(),
             children: Children::default(),
             detaching: Vec::new(),
         })
@@ -151,7 +172,8 @@ impl Probes {
         Ok(TRACEPOINTS.len() + self.linker.load(&mut self.ebpf)?)
     }
 
-    /// Places probes in an allocator, for the process only. Probes placed earlier stay.
+    /// Places probes in an allocator, for the process only; in the way [`Way::Tree`] for all that it
+    /// forks, too. Probes placed earlier stay.
     ///
     /// # Errors
     ///
@@ -175,22 +197,90 @@ impl Probes {
         Ok(())
     }
 
+    /// Places probes at system calls of an object that a process has mapped, for the process only. What is
+    /// seen there is told at once, whether [`Self::record`] or not, until they are taken away.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be placed; those placed before it are taken back.
+    pub fn attach_calls(
+        &mut self,
+        process: &Process,
+        object: ((u32, u32, u64), &File),
+        points: &[system_calls::Point],
+    ) -> Result<()> {
+        let mut links = self
+            .linker
+            .place_calls(&mut self.ebpf, process, object, points)?;
+        self.calls.append(&mut links);
+        Ok(())
+    }
+
+    /// Takes those out of this hand; they stay in place until dropped.
+    pub fn take_calls(&mut self) -> Vec<Link> {
+        std::mem::take(&mut self.calls)
+    }
+
+    /// Takes in a process that was forked by one that is attached to in the way [`Way::Tree`], or that has
+    /// executed another program. It has its probes already; some kernels might take them away again, so
+    /// this should be soon. `true` if one has, and calls were missed. In other ways it does nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the process has ended.
+    pub fn adopt(&mut self, process: &Process) -> Result<bool> {
+        self.links.retain(|link| !link.is_over());
+        let (mut links, lost) = self.linker.adopt(process)?;
+        self.links.append(&mut links);
+        Ok(lost)
+    }
+
     /// Starts or stops recording, at once for all probes.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the map update.
     pub fn record(&mut self, active: bool) -> Result<()> {
-        self.set(Control::Active, u64::from(active))
+        self.switches.set(Control::Active, u64::from(active))
     }
 
-    /// Tells the programs where the kernel's return trampoline is in the target.
+    /// Records this process as one of many, from its first call on; which number its address space and
+    /// program have.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the map update.
-    pub fn set_trampoline(&mut self, address: u64) -> Result<()> {
-        self.set(Control::Trampoline, address)
+    pub fn take_in(&mut self, process: &Process, space: u64) -> Result<()> {
+        let Some(maps) = &self.processes else {
+            return Ok(());
+        };
+        let pid = process.pid();
+        let state = ProcessState {
+            pid: pid.into(),
+            space,
+            program: space,
+            ..ProcessState::default()
+        };
+        let [known, wanted] = maps;
+        match pid_namespace::is_first() {
+            true => bpf::write(known.as_fd(), &[pid], &[state]),
+            false => bpf::write(wanted.as_fd(), &[u64::from(pid)], &[state]),
+        }
+        .with_context(|| format!("failed to tell the BPF programs of process {pid}"))
+    }
+
+    /// The switches of the programs.
+    pub fn switches(&self) -> &Switches {
+        &self.switches
+    }
+
+    /// Tells the programs where the kernel's return trampoline is in an address space.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the map update.
+    pub fn set_trampoline(&mut self, space: u64, address: u64) -> Result<()> {
+        self.switches.set_of(space, Control::Trampoline, address)
     }
 
     /// Tells the programs where the target's heap ends.
@@ -199,20 +289,34 @@ impl Probes {
     ///
     /// If the kernel refuses the map update.
     pub fn set_break(&mut self, address: u64) -> Result<()> {
-        self.set(Control::Break, address)
+        self.switches.set(Control::Break, address)
     }
 
-    /// Tells the programs how to recognise calls that come from the allocator's own code.
+    /// Tells the programs how to recognise calls that come from the own code of the process's allocators: of
+    /// the first [`MAX_ALLOCATORS`].
     ///
     /// # Errors
     ///
     /// If the target cannot be read or the kernel refuses the map update.
-    pub fn describe(&mut self, process: &Process, allocator: &Allocator) -> Result<()> {
-        if let Some((start, end)) = allocator.code_range(process)? {
-            self.set(Control::AllocatorEnd, end)?;
-            self.set(Control::AllocatorStart, start)?;
+    pub fn describe<'a>(
+        &mut self,
+        process: &Process,
+        space: u64,
+        allocators: impl Iterator<Item = &'a Allocator>,
+    ) -> Result<()> {
+        let mut ranges = [0; 2 * MAX_ALLOCATORS];
+        let mut places = ranges.chunks_exact_mut(2);
+        for allocator in allocators {
+            let Some((start, end)) = allocator.code_range(process)? else {
+                continue;
+            };
+            let Some(place) = places.next() else {
+                break;
+            };
+            place.copy_from_slice(&[start, end]);
         }
-        Ok(())
+        self.switches
+            .set_all_of(space, Control::Allocators, &ranges)
     }
 
     /// Changes the sample: one block in about so many bytes is recorded from now on; 0 records all.
@@ -230,13 +334,7 @@ impl Probes {
     ///
     /// If the kernel refuses the map update.
     pub fn set_duty(&mut self, duty: u64) -> Result<()> {
-        self.set(Control::Duty, duty)
-    }
-
-    fn set(&mut self, which: Control, value: u64) -> Result<()> {
-        self.control
-            .set(which as u32, value, 0)
-            .with_context(|| format!("failed to set the switch {which:?} of the BPF programs"))
+        self.switches.set(Control::Duty, duty)
     }
 
     /// The maps of the unwind tables; can be taken once.
@@ -245,11 +343,8 @@ impl Probes {
     ///
     /// If they were taken before.
     pub fn unwind_tables(&mut self) -> Result<KernelTables> {
-        let control = self.control_fd.try_clone();
-        KernelTables::take(
-            &mut self.ebpf,
-            control.context("failed to duplicate a descriptor")?,
-        )
+        let lists = LISTS[usize::from(self.switches.are_many())];
+        KernelTables::take(&mut self.ebpf, self.switches.clone(), lists)
     }
 
     /// Calls by number of the function, [`leakprobe_common::Calls`] by CPU; can be taken once.
@@ -293,6 +388,18 @@ impl Probes {
     /// How probes are attached.
     pub fn way(&self) -> Way {
         self.linker.way()
+    }
+
+    /// Since when a process has the probes of an allocator that it has mapped from the one that forked
+    /// it, or because another one that is followed has them; `None` if it has not. (Programs with more
+    /// rights than those who execute them lose theirs.)
+    pub fn follows(&self, process: &Process, allocator: &Allocator) -> Option<u64> {
+        self.linker.follows(process, allocator)
+    }
+
+    /// Since when what followed processes fork has the probes of an allocator; 0 if nobody is followed.
+    pub fn follows_since(&self, allocator: &Allocator) -> u64 {
+        self.linker.follows_since(allocator)
     }
 
     /// Probes in place.
@@ -352,7 +459,7 @@ impl Probes {
             return;
         }
         match self.linker.sweep(process) {
-            Ok(link) => self.detach_in_background(link.into_iter().collect()),
+            Ok(links) => self.detach_in_background(links),
             // They are slower than need be, and the next new child is another chance.
             Err(error) => log::debug!("forked children keep their breakpoints: {error:#}"),
         }
@@ -381,6 +488,17 @@ fn draw_by(ebpf: &mut Ebpf, sample_bytes: u64) -> Result<()> {
     Array::<_, Chances>::try_from(chances)?
         .set(0, *sampling::chances(sample_bytes), 0)
         .context("failed to write the table of probabilities")
+}
+
+/// The descriptor of a map, which stays with the object.
+fn descriptor(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd> {
+    let map = ebpf.map(name);
+    let map = map.with_context(|| format!("the BPF object has no map {name}"))?;
+    let (Map::Array(data) | Map::HashMap(data)) = map else {
+        bail!("the map {name} of the BPF object is neither an array nor a hash map");
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned();
+    fd.context("failed to duplicate a descriptor")
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -6,6 +6,8 @@ use std::io;
 use anyhow::anyhow;
 use aya::programs::ProgramError;
 
+use crate::capability::{Capability, advice};
+
 /// Why the kernel would not load a program, in one sentence: the verifier's log has thousands of
 /// lines, of which the last but the statistics says what was wrong.
 pub fn explain_refusal(error: io::Error, log: &str) -> anyhow::Error {
@@ -42,8 +44,24 @@ pub fn explain_program(error: ProgramError) -> anyhow::Error {
     }
 }
 
-/// Adds to a refusal what would lift it.
+/// Adds to a refusal what would lift it: of a program, a map or a link.
 pub fn explain_permission<E>(error: E) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    explain(error, &[Capability::Bpf, Capability::Perfmon])
+}
+
+/// The same of a probe that is a perf event: CAP_PERFMON is not enough for that.
+pub fn explain_event<E>(error: E) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    explain(error, &[Capability::SysAdmin])
+}
+
+/// The same of whatever one of these capabilities would allow.
+pub fn explain<E>(error: E, wanted: &[Capability]) -> anyhow::Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -52,10 +70,9 @@ where
         if let Some(io) = cause.downcast_ref::<io::Error>()
             && io.kind() == io::ErrorKind::PermissionDenied
         {
-            return anyhow::Error::new(error).context(
-                "the kernel denied permission: run leakprobe as root, or give it \
-                 CAP_SYS_ADMIN and CAP_SYS_PTRACE (`leakprobe doctor` tells more)",
-            );
+            let advice = advice(wanted);
+            return anyhow::Error::new(error)
+                .context(format!("the kernel denied permission: {advice}"));
         }
         source = cause.source();
     }

@@ -1,8 +1,9 @@
 //! Starts a command so that it is observed from its first allocation.
 //!
-//! The command is traced until the dynamic linker has mapped the object that defines `malloc`,
+//! The command is traced until the dynamic linker has mapped an object that defines `malloc`,
 //! one system call after the other. There it waits, with none of that object's code run yet, while
-//! the probes go in; then tracing ends and the command runs by itself.
+//! the probes go in. Then it is traced until all objects are mapped, of which others may define
+//! `malloc` too; then tracing ends and the command runs by itself.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -23,7 +24,34 @@ const MAX_STOPS: usize = 100_000;
 pub struct Command {
     child: Child,
     name: String,
+    /// Whether other objects are mapped than the program.
+    is_dynamic: bool,
+    released: bool,
 }
+
+/// System calls by which dynamic linkers find objects, map them, and get ready.
+const LOADING: [i64; 20] = [
+    libc::SYS_access,
+    libc::SYS_arch_prctl,
+    libc::SYS_brk,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_munmap,
+    libc::SYS_newfstatat,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_prlimit64,
+    libc::SYS_read,
+    libc::SYS_readlink,
+    libc::SYS_rseq,
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+    libc::SYS_stat,
+];
 
 impl Command {
     /// Starts a command, stopped before its first instruction, as `user` if one is named.
@@ -63,7 +91,12 @@ impl Command {
                 "failed to start `{name}`: check the command's name and that it can be executed"
             )
         })?;
-        let command = Self { child, name };
+        let command = Self {
+            child,
+            name,
+            is_dynamic: false,
+            released: false,
+        };
         match waitpid(command.traced(), None)? {
             WaitStatus::Stopped(..) => {}
             status => bail!("`{}` ended before it began: {status:?}", command.name),
@@ -83,28 +116,31 @@ impl Command {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// Lets the command run until the object that defines `malloc` is mapped.
+    /// Lets the command run until an object is mapped in which something is `found`.
     ///
     /// # Errors
     ///
-    /// If it ends before, or is a static program that does not tell where its `malloc` is.
-    pub fn run_to_allocator(&mut self, process: &Process, functions: &[&str]) -> Result<Allocator> {
+    /// If it ends before, or is a static program in which it is not.
+    pub fn run_until_mapped<T>(
+        &mut self,
+        process: &Process,
+        mut found: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
         let mut known = Vec::new();
         for stop in 0..MAX_STOPS {
-            let mut mapped: Vec<_> = Mapping::read_all(process.pid())?
-                .into_iter()
-                .filter(|mapping| mapping.executable && mapping.inode != 0)
-                .map(|mapping| (mapping.device, mapping.inode))
+            let mapped: Vec<_> = Allocator::objects(process)?
+                .iter()
+                .map(Mapping::identity)
                 .collect();
-            mapped.dedup();
             if mapped != known {
                 known = mapped;
-                if let Some(allocator) = Allocator::search(process, functions)? {
-                    return Ok(allocator);
+                self.is_dynamic = known.len() > 1;
+                if let Some(found) = found()? {
+                    return Ok(found);
                 }
-                if stop == 0 && known.len() == 1 {
+                if stop == 0 && !self.is_dynamic {
                     // No dynamic linker beside the program: nothing else will be mapped.
-                    return Allocator::find(process, functions);
+                    return Err(Allocator::none(process));
                 }
             }
             self.next_system_call()?;
@@ -116,6 +152,29 @@ impl Command {
         )
     }
 
+    /// Lets the command run to its next system call, if its dynamic linker may be about to map other
+    /// objects; `false` once it is not. If that goes unnoticed, the command is traced for a while longer.
+    ///
+    /// # Errors
+    ///
+    /// If it ends meanwhile.
+    pub fn is_loading(&mut self) -> Result<bool> {
+        if !self.is_dynamic {
+            return Ok(false);
+        }
+        self.next_system_call()?;
+        let info = ptrace::syscall_info(self.traced()).context("failed to trace the command")?;
+        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+            return Ok(true);
+        }
+        // SAFETY: an entry is what this is.
+        let entry = unsafe { info.u.entry };
+        // Once all objects are mapped, they are relocated, and then parts of them protected.
+        let protects =
+            entry.nr == libc::SYS_mprotect as u64 && entry.args[2] & libc::PROT_READ as u64 != 0;
+        Ok(!protects && LOADING.contains(&(entry.nr as i64)))
+    }
+
     fn next_system_call(&mut self) -> Result<()> {
         let mut signal = None;
         loop {
@@ -124,13 +183,13 @@ impl Command {
                 WaitStatus::PtraceSyscall(_) => return Ok(()),
                 WaitStatus::Stopped(_, other) => signal = Some(other),
                 WaitStatus::Exited(_, status) => bail!(
-                    "`{}` ended with status {status} before it mapped an allocator; nothing was \
-                     recorded",
+                    "`{}` ended with status {status} before its objects were mapped, an allocator among \
+                     them; nothing was recorded",
                     self.name
                 ),
                 WaitStatus::Signaled(_, signal, _) => {
                     bail!(
-                        "`{}` was killed by {signal} before it mapped an allocator",
+                        "`{}` was killed by {signal} before its objects were mapped; nothing was recorded",
                         self.name
                     )
                 }
@@ -145,7 +204,14 @@ impl Command {
     ///
     /// If the command has ended in between.
     pub fn release(&mut self) -> Result<()> {
-        ptrace::detach(self.traced(), None).context("failed to let the command run")
+        ptrace::detach(self.traced(), None).context("failed to let the command run")?;
+        self.released = true;
+        Ok(())
+    }
+
+    /// Whether it runs by itself.
+    pub fn is_released(&self) -> bool {
+        self.released
     }
 
     /// Waits for the command to end; its status as a shell gives it: 128 and the signal's number

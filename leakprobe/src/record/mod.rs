@@ -1,25 +1,37 @@
 //! `leakprobe --pid PID` and `leakprobe -- COMMAND`: the whole pipeline on one screen.
 
 mod command;
+mod fate;
+mod files;
+mod limits;
 mod progress;
 mod session;
+mod snapshots;
+mod watch;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::cli::{self, Config, Mode, Output, Source, StdoutFormat};
+use crate::cli::{Config, Follow, Mode, Source, StdoutFormat};
+use crate::pid_namespace;
+use crate::probe::{danger, way};
 use crate::report::{self, Format};
-use crate::symbolize::Profile;
-use crate::target::Process;
+use crate::symbolize::{Choice, Profile};
+use crate::target::{self, Process, Selection};
 use command::Command;
+use files::Files;
 use progress::Progress;
-use session::Session;
+use session::{Again, Session, Wanted};
+use snapshots::Snapshots;
 
-/// Records a process and writes its reports. The exit code is 0, or the command's own if that was
-/// asked for.
+/// What `--fail-on` names holds.
+const FAILED_ON: u8 = 3;
+
+/// Records a process and writes its reports. The exit code is 0; 3 if what `--fail-on` names holds; or else the
+/// command's own if that was asked for.
 ///
 /// # Errors
 ///
@@ -34,37 +46,105 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 }
 
 async fn pipeline(config: &Config) -> Result<ExitCode> {
-    cli::check_outputs(&config.outputs)?;
+    files::check(&config.outputs, &config.watching.on_death)?;
+    let choice = Choice {
+        rank: config.choosing.sort,
+        suppressions: limits::suppressions(config.choosing.suppressions.as_deref())?,
+    };
     let mut command = match &config.source {
-        Source::Pid(_) => None,
+        Source::Processes(_) => None,
         Source::Command { argv, user, .. } => Some(Command::start(argv, user.as_deref())?),
     };
-    let process = match &config.source {
-        Source::Pid(pid) => Process::open(*pid)?,
-        Source::Command { .. } => Process::open(command.as_ref().map_or(0, Command::pid))?,
+    let Selection {
+        processes,
+        left_out,
+        groups,
+    } = match &config.source {
+        Source::Processes(selectors) => target::select(selectors)?,
+        Source::Command { .. } => Process::open(command.as_ref().map_or(0, Command::pid))?.into(),
     };
-    let outputs = match config.outputs.as_slice() {
-        [] => vec![Output::default_for(process.pid())],
-        outputs => outputs.to_vec(),
-    };
-    cli::check_outputs(&outputs)?;
+    let first = processes.first().map_or(0, Process::pid);
+    if config.mode == Mode::Growth && processes.len() > 1 {
+        bail!(
+            "`--mode growth` records one process, and {} were chosen: name one with `--pid`",
+            processes.len()
+        );
+    }
+    let mut files = Files::new(config, first)?;
+    let mut snapshots = Snapshots::new(&config.watching)?;
 
     let mut progress = Progress::new(config.quiet)
         .suggest_sampling(config.mode == Mode::Heap && config.sample_bytes == 0);
-    let mut session = Session::attach(process, command.as_mut(), config)?;
+    if let Some(sentence) = files.left_out() {
+        progress.say(sentence);
+    }
+    for reason in &left_out {
+        progress.say(&format!("warning: left out: {reason}"));
+    }
+    let (follow, warning) = follows(config)?;
+    if let Some(warning) = &warning {
+        progress.say(&format!("warning: {warning}"));
+    }
+    let danger = danger::warning().filter(|_| config.mode == Mode::Heap);
+    if let Some(warning) = danger {
+        progress.say(&format!("warning: {warning}"));
+    }
+    let mut wanted = Wanted {
+        processes,
+        follow,
+        notes: left_out
+            .into_iter()
+            .chain(warning)
+            .chain(danger.map(str::to_owned))
+            .collect(),
+        again: (follow && !groups.is_empty())
+            .then(|| -> Again { Box::new(move || groups.processes()) }),
+        choice,
+    };
+    if !config.watching.when.is_empty() {
+        match command.as_mut() {
+            Some(command) => command.release()?,
+            // Nobody should wait for days to learn that it cannot be recorded.
+            None => Session::check(&wanted.processes, config)?,
+        }
+        let conditions = &config.watching.when;
+        match watch::wait(&mut wanted, conditions, &mut snapshots, &mut progress).await? {
+            Some(why) => wanted.notes.push(why),
+            None => return exit_code(command, config),
+        }
+    }
+    let stopped = command.as_mut().filter(|command| !command.is_released());
+    let mut session = Session::attach(wanted, stopped, config)?;
     progress.attached(&session);
+    if let Some(warning) = pid_namespace::warning(first) {
+        progress.say(&format!("warning: {warning}"));
+    }
+    snapshots.begin();
     session
-        .record(config, &mut progress, &mut print_interval)
+        .record(
+            config,
+            &mut progress,
+            &mut snapshots,
+            &mut files,
+            &mut print_interval,
+        )
         .await?;
     let profile = session.finish(config.min_age.unwrap_or_default())?;
     progress.clear();
 
-    for output in &outputs {
-        write(&profile, output, config)?;
-        progress.say(&format!("wrote {}", output.path.display()));
-    }
+    let written = files.write_final(&profile, config, &mut |path| progress.wrote(path));
     print(&profile, config)?;
     session.wait_for_detach(&mut progress);
+    written?;
+    if let Some(why) = limits::broken(&profile, &config.choosing.fail_on) {
+        eprintln!("failed: {why}");
+        return Ok(ExitCode::from(FAILED_ON));
+    }
+    exit_code(command, config)
+}
+
+/// The command's own, if that was asked for.
+fn exit_code(command: Option<Command>, config: &Config) -> Result<ExitCode> {
     match (command, &config.source) {
         (
             Some(command),
@@ -77,10 +157,19 @@ async fn pipeline(config: &Config) -> Result<ExitCode> {
     }
 }
 
-fn write(profile: &Profile, output: &Output, config: &Config) -> Result<()> {
-    cli::write_atomically(&output.path, |out| {
-        report::write(output.format, profile, config.file_options(), out)
-    })
+/// Whether children are followed; what is to be said if not, although it would be so by itself.
+fn follows(config: &Config) -> Result<(bool, Option<String>)> {
+    match config.follow {
+        Follow::No => Ok((false, None)),
+        Follow::Asked => Ok((true, None)),
+        Follow::ByDefault => Ok(match way::cannot_follow() {
+            None => (true, None),
+            Some(why) => (
+                false,
+                Some(format!("what the target forks is not recorded: {why}")),
+            ),
+        }),
+    }
 }
 
 fn print(profile: &Profile, config: &Config) -> Result<()> {

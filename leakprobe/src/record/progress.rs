@@ -1,10 +1,11 @@
 //! What a person sees on stderr while it works.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use super::session::Session;
-use crate::report::{escape, human};
+use crate::report::{escape, human, words};
 use crate::snapshot::Totals;
 
 /// The conversation on stderr.
@@ -62,12 +63,22 @@ impl Progress {
         } else {
             format!("{} ({} in its container)", target.pid, target.ns_pid)
         };
-        let allocator = session.allocator().map_or(String::new(), |allocator| {
+        let others = match session.processes() {
+            0 | 1 => String::new(),
+            all => format!(" and {} more processes", all - 1),
+        };
+        let (allocator, other_allocators) = session.allocators();
+        let allocator = allocator.map_or(String::new(), |allocator| {
             let (name, path) = (&allocator.name, &allocator.path);
-            format!("{} ({}), ", escape::visible(name), escape::visible(path))
+            let others = words::other_allocators(&other_allocators);
+            format!(
+                "{} ({}){others}, ",
+                escape::visible(name),
+                escape::visible(path)
+            )
         });
         self.say(&format!(
-            "recording {} pid {pid}: {allocator}{}; attached in {} ms",
+            "recording {} pid {pid}{others}: {allocator}{}; attached in {} ms",
             escape::visible(&target.comm),
             session.attached(),
             session.attach_time().as_millis(),
@@ -80,6 +91,11 @@ impl Progress {
             self.clear();
             eprintln!("{text}");
         }
+    }
+
+    /// Says that a report is there.
+    pub fn wrote(&mut self, path: &Path) {
+        self.say(&format!("wrote {}", path.display()));
     }
 
     /// Shows how far things are; on a terminal only, in one line that the next one overwrites.
@@ -109,11 +125,16 @@ impl Progress {
 
     /// Shows what is being waited for, on a terminal, until [`Self::clear`].
     pub fn waiting(&mut self, what: &str) {
+        self.line(&format!("{what} ..."));
+    }
+
+    /// Shows a line on a terminal that the next one overwrites.
+    pub fn line(&mut self, text: &str) {
         if self.quiet || !self.terminal {
             return;
         }
         self.clear();
-        eprint!("{what} ...");
+        eprint!("{text}");
         let _ = io::stderr().flush();
         self.status = true;
     }

@@ -1,17 +1,19 @@
 //! Collapsed stacks: one line per stack, `root;...;leaf BYTES`, as flamegraph.pl, inferno and
 //! speedscope read it. See docs/formats.md.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use super::escape::shorten;
-use super::words;
+use super::{ranking, words};
 use crate::symbolize::{Frame, Profile, Stack};
+use crate::target::TargetInfo;
 
 /// Longest name of a frame, in characters. Some C++ names have ten thousands; the JSON has them whole.
 const MAX_NAME: usize = 400;
 
-/// Writes the live bytes of each stack; stacks without live bytes are left out.
+/// Writes the figure of each stack by which they are sorted: live bytes, if nothing else was asked for. Stacks of
+/// which it is zero are left out.
 ///
 /// Errors: only those of `out`.
 pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
@@ -21,18 +23,36 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Collapsed stacks and their live bytes; stacks of the same names are added up.
+/// Collapsed stacks and their figures; stacks of the same names are added up.
 pub fn stacks(profile: &Profile) -> BTreeMap<String, u64> {
-    let root = match words::comm(&profile.target) {
-        // inferno skips such lines as comments.
-        comm if comm.starts_with('#') => escape(&comm).replacen('#', "\\x23", 1),
-        comm => escape(&comm),
-    };
-    let live = profile
-        .stacks
-        .iter()
-        .filter(|stack| stack.totals.live_bytes > 0);
-    let collapsed = sum(live.map(|stack| (collapse(&root, stack), stack.totals.live_bytes)));
+    let target = root(&profile.target);
+    // Of many processes each block is under the name of the one that has it.
+    let processes = profile.processes.iter();
+    let names: HashMap<u32, String> = processes
+        .map(|it| (it.target.pid, root(&it.target)))
+        .collect();
+    let weights = profile.stacks.iter();
+    let weights = weights.map(|stack| (stack, ranking::weight(profile, stack)));
+    let drawn = weights.filter(|(_, weight)| *weight > 0);
+    let by_process = ranking::is_live(profile);
+    let collapsed = sum(drawn.flat_map(|(stack, weight)| {
+        let mut rest = weight;
+        let mut parts = Vec::new();
+        let shares = stack.processes.iter();
+        for share in shares.filter(|it| by_process && it.live_bytes > 0) {
+            let name = names.get(&share.pid).map_or(OTHERS, String::as_str);
+            rest = rest.saturating_sub(share.live_bytes);
+            parts.push((collapse(name, stack), share.live_bytes));
+        }
+        if rest > 0 {
+            let name = match parts.is_empty() {
+                true => target.as_str(),
+                false => OTHERS, // not all are told
+            };
+            parts.push((collapse(name, stack), rest));
+        }
+        parts
+    }));
     // Stacks that the current one begins with, shortest first.
     let mut prefixes: Vec<&str> = Vec::new();
     let mut unambiguous = Vec::with_capacity(collapsed.len());
@@ -45,6 +65,18 @@ pub fn stacks(profile: &Profile) -> BTreeMap<String, u64> {
         prefixes.push(stack);
     }
     sum(unambiguous)
+}
+
+/// Processes that are not told one by one.
+const OTHERS: &str = "[other processes]";
+
+/// What stands for a process.
+fn root(target: &TargetInfo) -> String {
+    match words::comm(target) {
+        // inferno skips such lines as comments.
+        comm if comm.starts_with('#') => escape(&comm).replacen('#', "\\x23", 1),
+        comm => escape(&comm),
+    }
 }
 
 /// Sorts and adds up.
@@ -124,6 +156,20 @@ mod tests {
     #[test]
     fn golden() {
         insta::assert_snapshot!(lines(&sample::profile()).join("\n"));
+    }
+
+    #[test]
+    fn blocks_of_many_processes_are_under_their_names() {
+        let mut profile = sample::many();
+        profile.stacks.truncate(1);
+        profile.stacks[0].frames.truncate(1);
+        profile.processes[1].target.comm = "worker".to_owned();
+        let lines = lines(&profile);
+        let starts: Vec<&str> = lines.iter().filter_map(|it| it.split(';').next()).collect();
+        assert_eq!(starts, ["[other processes]", "node", "worker"], "{lines:?}");
+        let bytes = lines.iter().filter_map(|it| it.rsplit(' ').next());
+        let sum: u64 = bytes.map(|it| it.parse::<u64>().unwrap()).sum();
+        assert_eq!(sum, profile.stacks[0].totals.live_bytes);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use roxmltree::{Document, ParsingOptions};
 
 use super::*;
 use crate::symbolize::Frame;
+use crate::target::ContainerInfo;
 
 const OPTIONS: Options = Options {
     top: 100,
@@ -77,9 +78,18 @@ fn profiles(name: &str) -> [Profile; 2] {
     everywhere.stacks[0].frames = vec![frame.clone(), nameless, frame];
     everywhere.target.comm = name.to_string();
     everywhere.target.exe = Some(name.to_string());
+    everywhere.target.container = Some(ContainerInfo {
+        id: name.to_string(),
+        runtime: Some(name.to_string()),
+        name: Some(name.to_string()),
+        pod_uid: Some(name.to_string()),
+        pod_name: Some(name.to_string()),
+        namespace: Some(name.to_string()),
+    });
     if let Some(allocator) = &mut everywhere.allocator {
         allocator.name = name.to_string();
         allocator.path = name.to_string();
+        everywhere.other_allocators = vec![allocator.clone()];
     }
     everywhere.evidence.notes = vec![name.to_string()];
     everywhere.evidence.losses.insert(name.to_string(), 1);

@@ -13,7 +13,14 @@ use crate::symbolize::Profile;
 ///
 /// Errors: only those of `out`.
 pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
-    profile.serialize(&mut Serializer::with_formatter(&mut *out, Visible))?;
+    write_value(profile, out)
+}
+
+/// The same for anything else that has a JSON form.
+///
+/// Errors: only those of `out`.
+pub fn write_value(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Visible))?;
     out.write_all(b"\n")
 }
 
@@ -86,7 +93,11 @@ mod tests {
             &serde_json::to_value(sample::governed()).unwrap(),
             &mut names,
         );
+        keys(&serde_json::to_value(sample::many()).unwrap(), &mut names);
         keys(&serde_json::to_value(sample::growth()).unwrap(), &mut names);
+        for dead in sample::dead() {
+            keys(&serde_json::to_value(dead).unwrap(), &mut names);
+        }
         names.extend(Count::all().map(|count| count.name.to_string()));
         for name in names {
             assert!(

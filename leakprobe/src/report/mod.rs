@@ -1,18 +1,21 @@
 //! One pure function per format, from a [`crate::symbolize::Profile`] to bytes. They decide nothing:
 //! no figure is computed here that is not in the profile, except shares and sums of equal stacks.
 
+pub mod death;
 pub mod escape;
 pub mod folded;
 pub mod human;
 pub mod json;
+pub(crate) mod ranking;
 pub mod svg;
 pub mod text;
-mod words;
+pub mod verdict;
+pub(crate) mod words;
 
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};

@@ -1,12 +1,26 @@
 //! Profiles for tests: one like those of a Node service, and small ones made of names.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use crate::analyze::account::{Account, Besides, Kind, Line};
+use crate::analyze::growth::LiveGrowth;
+use crate::analyze::rank::Rank;
+use crate::analyze::rss::Rss;
+use crate::analyze::survival::Survival;
+use crate::analyze::trend::{Slope, Trend};
+use crate::analyze::verdict::{self, Change, Confidence, Finding, Suspect};
 use crate::overhead::{FunctionCost, Overhead};
 use crate::sampling::Interval;
-use crate::snapshot::{Evidence, Mapped, Totals, Unconfirmed, Verdict};
-use crate::symbolize::{Budget, BudgetStep, Frame, Growth, Profile, Sampling, Stack};
-use crate::target::{AllocatorInfo, TargetInfo};
+use crate::snapshot::{
+    Cause, Completeness, Death, Evidence, Mapped, Oom, Peak, Totals, Unconfirmed,
+};
+use crate::symbolize::{
+    Budget, BudgetStep, Frame, Growth, MappedStack, Mappings, NamedSuspect, Owner, PeakReport,
+    ProcessReport, ProcessShare, Profile, RuleUse, Sampling, Stack, Suppressed, Verdict,
+};
+use crate::target::{AllocatorInfo, ContainerInfo, TargetInfo};
+use leakprobe_common::StackKey;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -33,25 +47,77 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
             comm: "sample".to_string(),
             exe: None,
             start_time: 1,
+            container: None,
         },
         duration_ns: 30 * SECOND,
+        death: None,
         allocator: Some(AllocatorInfo {
             name: "glibc".to_string(),
             path: "/lib/x86_64-linux-gnu/libc.so.6".to_string(),
         }),
+        other_allocators: Vec::new(),
         growth: None,
         sampling: None,
         overhead: None,
         budget: None,
         totals: sum(&stacks),
+        live_growth: None,
+        suppressed: None,
+        sorted_by: Rank::Live,
+        peak: None,
         unconfirmed: None,
         interval: None,
+        account: None,
+        heap: None,
+        rss: None,
+        verdict: None,
         evidence: Evidence {
-            verdict: Verdict::Complete,
+            verdict: Completeness::Complete,
             losses: BTreeMap::new(),
             notes: Vec::new(),
         },
+        processes: Vec::new(),
         stacks,
+        mappings: None,
+    }
+}
+
+/// That this stack leaks.
+fn verdict(stack: &Stack) -> Verdict {
+    let growth = Slope {
+        per_second: 412_439.889,
+        low: 409_000.5,
+        high: 415_000.0,
+    };
+    let suspect = Suspect {
+        key: StackKey::default(),
+        live_bytes: stack.totals.live_bytes,
+        growth: Some(growth),
+    };
+    Verdict {
+        finding: Finding {
+            kind: verdict::Kind::Leak,
+            confidence: Confidence::High,
+            suspects: vec![suspect],
+            leaking_stacks: 1,
+            is_mapped: false,
+            growth: Some(growth),
+            seconds_until_limit: Some(1234.5),
+            runtime: None,
+            runtime_heap: None,
+            live: Some(Change {
+                start_bytes: 0,
+                end_bytes: stack.totals.live_bytes,
+            }),
+            rss: None,
+            kept: None,
+            peak_bytes: Some(68_157_600),
+            missing: None,
+        },
+        stacks: vec![NamedSuspect {
+            suspect,
+            frames: stack.frames.clone(),
+        }],
     }
 }
 
@@ -114,6 +180,20 @@ pub fn profile() -> Profile {
         stack([0, 0, 1_288_490_188, 5_122_420], freed),
     ];
     stacks[1].newest_ns = stacks[1].oldest_ns;
+    stacks[0].survival = survival([0.9877, 0.9869, 0.9832]);
+    stacks[3].survival = survival([0.0; 3]);
+    // As they were after 41 s.
+    for (stack, peak_bytes, at_peak_bytes) in [
+        (0, 37_119_590, 16_777_216),
+        (1, 4_194_304, 1_048_576),
+        (2, 160, 160),
+        (3, 52_428_800, 50_331_648),
+    ] {
+        stacks[stack].peak = Some(Peak {
+            peak_bytes,
+            at_peak_bytes,
+        });
+    }
     stacks[1].end = Some("no_mapping");
     let mut profile = of_stacks(&[]);
     profile.target = TargetInfo {
@@ -122,6 +202,14 @@ pub fn profile() -> Profile {
         comm: "node".to_string(),
         exe: Some("/usr/local/bin/node".to_string()),
         start_time: 8_812_345,
+        container: Some(ContainerInfo {
+            id: "60fac30309e92d9b647b026a82dd3024b7711796ba34bbb164b2a9d89237b521".to_string(),
+            runtime: Some("containerd".to_string()),
+            name: Some("web".to_string()),
+            pod_uid: Some("8c1a7ec6-3f0d-4e62-9c3a-5a0a6a3f2b11".to_string()),
+            pod_name: Some("shop-5d9".to_string()),
+            namespace: Some("prod".to_string()),
+        }),
     };
     profile.allocator = Some(AllocatorInfo {
         name: "musl".to_string(),
@@ -144,9 +232,41 @@ pub fn profile() -> Profile {
             .into(),
     });
     profile.totals = sum(&stacks);
+    profile.peak = Some(PeakReport {
+        live_bytes: 68_157_600,
+        at_ns: Some(41 * SECOND),
+    });
+    let growth = |per_second, low, high, trend| {
+        let slope = Slope {
+            per_second,
+            low,
+            high,
+        };
+        Some(LiveGrowth {
+            slope: Some(slope),
+            trend,
+        })
+    };
+    profile.live_growth = growth(415_000.25, 402_000.0, 431_000.0, Trend::Growing);
+    stacks[0].growth = growth(412_439.889, 409_000.5, 415_000.0, Trend::Growing);
+    stacks[1].growth = growth(0.0, 0.0, 12.5, Trend::LevelledOff);
+    stacks[2].growth = Some(LiveGrowth::UNKNOWN);
+    let rule = |rule: &str, stacks, live_bytes| RuleUse {
+        rule: rule.to_string(),
+        stacks,
+        live_bytes,
+    };
+    profile.suppressed = Some(Suppressed {
+        stacks: 2,
+        live_bytes: 4096,
+        live_count: 3,
+        rules: vec![rule("function:init", 2, 4096), rule("leak:old_*", 0, 0)],
+    });
+    profile.verdict = Some(verdict(&stacks[0]));
     profile.stacks = stacks;
+    (profile.account, profile.rss) = (Some(account()), Some(rss()));
     profile.evidence = Evidence {
-        verdict: Verdict::Partial,
+        verdict: Completeness::Partial,
         losses: [
             ("unknown_frees", 14_020),
             ("blocks_full", 1234),
@@ -156,7 +276,73 @@ pub fn profile() -> Profile {
         .into(),
         notes: vec!["the process ended while it was watched (exit status 0)".to_string()],
     };
+    profile.mappings = Some(mappings());
     profile
+}
+
+/// Of a process in which live blocks and threads have grown.
+fn account() -> Account {
+    let line = |kind: Kind, bytes, start, counts: Option<(u64, u64)>| Line {
+        kind,
+        bytes,
+        start_bytes: Some(start),
+        count: counts.map(|it| it.0),
+        start_count: counts.map(|it| it.1),
+        what: kind.what(),
+    };
+    let lines = vec![
+        line(Kind::LiveBlocks, 38_168_326, 0, None),
+        line(Kind::Allocator, 9_437_184, 9_437_184, None),
+        line(Kind::V8Heap, 51_380_224, 51_642_368, None),
+        line(Kind::ThreadStacks, 135_168, 98_304, Some((14, 10))),
+        line(Kind::File, 27_234_304, 27_234_304, None),
+    ];
+    let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
+    Account {
+        at_ns: 90 * SECOND,
+        rss_bytes: sum(|it| it.bytes) - 20_480,
+        start_rss_bytes: Some(sum(|it| it.start_bytes.unwrap_or(0)) + 4096),
+        lines,
+        unexplained_bytes: -20_480,
+        start_unexplained_bytes: Some(4096),
+        besides: Besides {
+            huge_page_bytes: 2 << 20,
+            ..Besides::default()
+        },
+        notes: Vec::new(),
+    }
+}
+
+/// Of the same.
+fn rss() -> Rss {
+    let account = account();
+    let start = account.start_rss_bytes.unwrap_or(0);
+    let mut rss = Rss {
+        limit_bytes: Some(256 << 20),
+        limit_used_bytes: Some(140 << 20),
+        ..Rss::default()
+    };
+    rss.look(0, start, 27_234_304, 0);
+    rss.look(45 * SECOND, start + 20_000_000, 27_234_304, 19_000_000);
+    rss.look(90 * SECOND, account.rss_bytes, 27_234_304, 38_168_326);
+    rss
+}
+
+/// The same as if the process had ended in each of these ways: by the OOM killer, by a signal, by itself.
+pub fn dead() -> [Profile; 3] {
+    let oom = Oom {
+        limit: Some(157_286_400),
+        usage: Some(157_282_304),
+    };
+    [(9, Some(oom)), (0x8b, None), (0x300, None)].map(|(status, oom)| {
+        let mut profile = profile();
+        profile.death = Some(Death {
+            pid: profile.target.pid,
+            at: Duration::from_secs(90),
+            cause: Cause::from_wait_status(status, oom),
+        });
+        profile
+    })
 }
 
 /// The same as if a sample had been taken.
@@ -181,6 +367,10 @@ pub fn growth() -> Profile {
     let mut profile = sampled();
     profile.sampling = None;
     profile.allocator = None;
+    profile.peak = None;
+    for stack in &mut profile.stacks {
+        (stack.peak, stack.survival) = (None, None);
+    }
     let mapped = |bytes, count| Some(Mapped { bytes, count });
     profile.growth = Some(Growth {
         sample_pages: 64,
@@ -188,6 +378,7 @@ pub fn growth() -> Profile {
         own_bytes: 90_177_536,
         mapped: mapped(70_254_592, 3),
     });
+    profile.mappings = None;
     profile.stacks[1].mapped = mapped(70_254_592, 3);
     profile
 }
@@ -222,6 +413,49 @@ pub fn governed() -> Profile {
     profile
 }
 
+/// The same as of three processes: the first, one that it forked, and one that has ended.
+pub fn many() -> Profile {
+    let mut profile = profile();
+    profile.mappings = None;
+    let process = |pid, parent, until: Option<u64>, live: u64| ProcessReport {
+        target: TargetInfo {
+            pid,
+            ..profile.target.clone()
+        },
+        space: u64::from(pid),
+        parent,
+        from_ns: parent.map_or(0, |_| 3 * SECOND),
+        until_ns: until.map(|seconds| seconds * SECOND),
+        exec: false,
+        cause: until.map(|_| Cause::from_wait_status(9, None)),
+        totals: Totals {
+            live_bytes: live,
+            live_count: live / 1024,
+            allocated_bytes: 2 * live,
+            allocated_count: live / 512,
+            freed_bytes: live,
+            freed_count: live / 512 - live / 1024,
+        },
+        inherited_bytes: parent.map_or(0, |_| 4096),
+        inherited_count: parent.map_or(0, |_| 4),
+        inherited_freed_bytes: parent.map_or(0, |_| 1024),
+        inherited_freed_count: parent.map_or(0, |_| 1),
+    };
+    profile.processes = vec![
+        process(12_345, None, None, 1 << 20),
+        process(12_350, Some(12_345), None, 30 << 20),
+        process(12_351, Some(12_345), Some(60), 1 << 21),
+    ];
+    let share = |pid, live_bytes| ProcessShare {
+        pid,
+        live_bytes,
+        live_count: live_bytes / 1024,
+    };
+    profile.stacks[0].processes = vec![share(12_350, 30 << 20), share(12_351, 1 << 21)];
+    profile.stacks[1].processes = vec![share(12_345, 1 << 20)];
+    profile
+}
+
 /// A stack of live bytes, live blocks, allocated bytes and allocated blocks; the rest was freed.
 fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
     let [live_bytes, live_count, allocated_bytes, allocated_count] = figures;
@@ -236,12 +470,60 @@ fn stack(figures: [u64; 4], frames: Vec<Frame>) -> Stack {
             freed_count: allocated_count - live_count,
         },
         interval: None,
+        peak: None,
+        survival: None,
         mapped: None,
         unconfirmed: None,
+        processes: Vec::new(),
         oldest_ns: age(72),
         newest_ns: age(2),
+        growth: None,
         end: None,
         frames,
+    }
+}
+
+/// What becomes of what a stack allocates, in a recording of less than 10 min.
+fn survival([second, ten_seconds, minute]: [f64; 3]) -> Option<Survival> {
+    Some(Survival {
+        second: Some(second),
+        ten_seconds: Some(ten_seconds),
+        minute: Some(minute),
+        ten_minutes: None,
+    })
+}
+
+/// What the service has mapped.
+fn mappings() -> Mappings {
+    let of = |bytes, count| Mapped { bytes, count };
+    let stack = |owner, mapped, frames| MappedStack {
+        owner,
+        mapped,
+        resident_bytes: Some(mapped.bytes / 2),
+        oldest_ns: 29 * SECOND,
+        newest_ns: 2 * SECOND,
+        end: None,
+        frames,
+    };
+    let mmap = || at("mmap", "ld-musl-x86_64.so.1", 0x6_29d8, None);
+    let v8 = "v8::base::OS::Allocate(void*, unsigned long, unsigned long, v8::base::OS::MemoryPermission)";
+    let caller = at("uv_thread_create_ex", "node", 0x18_1122, None);
+    let allocator = at("sqlite3MemMalloc", "better_sqlite3.node", 0x1_f00d, None);
+    let runtime = vec![mmap(), at(v8, "node", 0x2a_0001, None)];
+    let mut cut = stack(Owner::Program, of(4096, 1), vec![mmap()]);
+    cut.end = Some("no_row");
+    Mappings {
+        program: of(8_400_896, 2),
+        runtime: of(2_097_152, 8),
+        allocator: of(1_056_768, 1),
+        before_bytes: 629_145_600,
+        unexplained_bytes: Some(0),
+        stacks: vec![
+            stack(Owner::Program, of(8_396_800, 1), vec![mmap(), caller]),
+            stack(Owner::Runtime, of(2_097_152, 8), runtime),
+            stack(Owner::Allocator, of(1_056_768, 1), vec![allocator]),
+            cut,
+        ],
     }
 }
 

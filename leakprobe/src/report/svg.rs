@@ -1,4 +1,4 @@
-//! The flamegraph: live bytes by stack, drawn by inferno, with its zoom and search. It is made of the
+//! The flamegraph: live bytes by stack, or what else they are sorted by, drawn by inferno, with its zoom and search. It is made of the
 //! same lines as the folded file.
 
 use std::io::{self, Write};
@@ -7,8 +7,8 @@ use inferno::flamegraph::color::{BasicPalette, Palette};
 use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
 
 use super::escape::{shorten, shorten_path, visible, xml};
-use super::{folded, human, words};
-use crate::snapshot::Verdict;
+use super::{death, folded, human, ranking, words};
+use crate::snapshot::Completeness;
 use crate::symbolize::Profile;
 
 /// Characters of the subtitle that fit the usual width of 1200 pixels.
@@ -22,12 +22,12 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
     let title = title(profile);
     let subtitle = subtitle(profile);
     if stacks.is_empty() {
-        return write_empty(&title, &subtitle, words::nothing_live(profile), out);
+        return write_empty(&title, &subtitle, ranking::nothing(profile), out);
     }
     let mut options = Options::default();
     options.title = title;
     options.subtitle = Some(subtitle);
-    options.count_name = "bytes".to_string();
+    options.count_name = ranking::unit(profile).to_string();
     options.colors = Palette::Basic(BasicPalette::Mem);
     // The start of a C++ name says more than its arguments.
     options.text_truncate_direction = TextTruncateDirection::Right;
@@ -45,8 +45,8 @@ pub fn write(profile: &Profile, out: &mut dyn Write) -> io::Result<()> {
 /// What is drawn, and of whom.
 fn title(profile: &Profile) -> String {
     format!(
-        "leakprobe: {} bytes{}, {} ({})",
-        words::Terms::of(profile).live,
+        "leakprobe: {}{}, {} ({})",
+        ranking::what(profile),
         words::sampled(profile).map_or(String::new(), |sampled| format!(" (sampled: {sampled})")),
         words::comm(&profile.target),
         profile.target.pid
@@ -67,9 +67,10 @@ fn subtitle(profile: &Profile) -> String {
         "watched for {}",
         human::duration(profile.duration_ns)
     ));
+    parts.extend(profile.death.as_ref().map(|it| death::cause(&it.cause)));
     parts.push(match profile.evidence.verdict {
-        Verdict::Complete => "complete".to_string(),
-        Verdict::Partial => {
+        Completeness::Complete => "complete".to_string(),
+        Completeness::Partial => {
             let losses: Vec<_> = words::losses(&profile.evidence)
                 .iter()
                 .filter(|loss| loss.is_loss)
@@ -109,6 +110,7 @@ mod tests {
     use roxmltree::{Document, ParsingOptions};
 
     use super::*;
+    use crate::analyze::rank::Rank;
     use crate::report::sample;
 
     fn svg(profile: &Profile) -> String {
@@ -164,6 +166,30 @@ mod tests {
             subtitle.contains("36.4 MiB (28.7 to 46.1 MiB) live in about 1,011 blocks"),
             "{subtitle}"
         );
+    }
+
+    #[test]
+    fn the_title_says_what_is_drawn() {
+        let mut profile = sample::profile();
+        for (rank, what, first) in [
+            (Rank::Live, "live bytes", "37,119,590 bytes"),
+            (
+                Rank::Growth,
+                "growth of live bytes",
+                "412,440 bytes per second",
+            ),
+            (Rank::Peak, "bytes at the peak", "50,331,648 bytes"),
+            (Rank::Allocated, "allocated bytes", "1,288,490,188 bytes"),
+            (Rank::Count, "live blocks", "1,000 blocks"),
+        ] {
+            profile.sorted_by = rank;
+            assert_eq!(title(&profile), format!("leakprobe: {what}, node (12345)"));
+            let svg = svg(&profile);
+            assert!(svg.contains(first), "{first} in {svg}");
+        }
+        profile.sorted_by = Rank::Growth;
+        profile.stacks[0].growth = None;
+        assert!(svg(&profile).contains("no stack is known to grow on"));
     }
 
     #[test]

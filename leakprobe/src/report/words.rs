@@ -2,12 +2,13 @@
 
 use super::escape::{shorten, visible};
 use super::human;
+use crate::analyze::rank::Rank;
 use crate::overhead::Overhead;
 use crate::sampling::Interval;
 use crate::snapshot::counts::Count;
-use crate::snapshot::{Evidence, Mapped, Verdict};
+use crate::snapshot::{Completeness, Evidence, Mapped};
 use crate::symbolize::{Frame, Profile, Sampling, Stack};
-use crate::target::TargetInfo;
+use crate::target::{AllocatorInfo, TargetInfo};
 
 /// What things are called.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +40,15 @@ const OF_GROWTH: Terms = Terms {
     block: "page",
     blocks: "pages",
 };
+
+/// What follows an allocator if others are probed: ` and glibc`.
+pub fn other_allocators(others: &[AllocatorInfo]) -> String {
+    match others {
+        [] => String::new(),
+        [other] => format!(" and {}", shorten(&visible(&other.name), 30)),
+        _ => format!(" and {} others", others.len()),
+    }
+}
 
 impl Terms {
     /// Those of a recording.
@@ -77,7 +87,12 @@ pub fn frame(frame: &Frame) -> String {
 
 /// What stands where a stack is unfinished, below its outermost frame.
 pub fn end(stack: &Stack) -> Option<String> {
-    Some(format!("[unfinished: {}]", stack.end?.replace('_', " ")))
+    stack.end.map(unfinished)
+}
+
+/// The same of a reason.
+pub fn unfinished(end: &str) -> String {
+    format!("[unfinished: {}]", end.replace('_', " "))
 }
 
 /// Where a frame is: `module+0xoffset`. Safe to print.
@@ -105,6 +120,27 @@ pub fn pid(target: &TargetInfo) -> String {
         }
         TargetInfo { pid, .. } => format!("pid {pid}"),
     }
+}
+
+/// `docker container web (60fac30309e9), pod shop-5d9 in namespace prod`. Safe to print.
+pub fn container(target: &TargetInfo) -> Option<String> {
+    let it = target.container.as_ref()?;
+    let safe = |text: &str| shorten(&visible(text), 64).into_owned();
+    let runtime = it.runtime.as_deref().map(safe);
+    let runtime = runtime.map_or(String::new(), |runtime| format!("{runtime} "));
+    let id = safe(it.short_id());
+    let name = match &it.name {
+        Some(name) => format!("{} ({id})", safe(name)),
+        None => id,
+    };
+    let pod = match (&it.pod_name, &it.pod_uid) {
+        (Some(name), _) => format!(", pod {}", safe(name)),
+        (None, Some(uid)) => format!(", pod {}", safe(uid)),
+        (None, None) => String::new(),
+    };
+    let namespace = it.namespace.as_deref().map(safe);
+    let namespace = namespace.map_or(String::new(), |it| format!(" in namespace {it}"));
+    Some(format!("{runtime}container {name}{pod}{namespace}"))
 }
 
 /// Live bytes and blocks.
@@ -199,6 +235,38 @@ pub fn between(interval: Option<&Interval>) -> String {
     }
 }
 
+/// The most that all stacks had live: bytes, and when.
+pub fn peak(profile: &Profile) -> Option<(u64, String)> {
+    let peak = profile.peak?;
+    let at = human::duration(peak.at_ns?);
+    let is_ranked = profile.sorted_by == Rank::Peak;
+    let how = match is_much_more(peak.live_bytes, profile.totals.live_bytes) && !is_ranked {
+        true => " (`--sort peak` tells of what)",
+        false => "",
+    };
+    Some((peak.live_bytes, format!("after {at}{how}")))
+}
+
+/// Whether a peak is half as much again as what is live, and more by so much that it matters.
+fn is_much_more(peak: u64, live: u64) -> bool {
+    /// More than a processor keeps to itself (`leakprobe_common::PEAK_GRAIN`).
+    const MATTERS: u64 = 128 << 10;
+    let more = peak.saturating_sub(live);
+    more >= MATTERS && more >= live / 2
+}
+
+/// What a stack had live at the most, if that is much more than now.
+pub fn peak_of(stack: &Stack) -> Option<String> {
+    let peak = stack.peak?;
+    is_much_more(peak.peak_bytes, stack.totals.live_bytes).then(|| {
+        format!(
+            "peak {}; {} at the peak of all",
+            human::bytes(peak.peak_bytes),
+            human::bytes(peak.at_peak_bytes)
+        )
+    })
+}
+
 /// What of the live bytes may be gone, if the probes were not always there to see it.
 pub fn unconfirmed(profile: &Profile) -> Option<String> {
     let unconfirmed = profile.unconfirmed?;
@@ -223,7 +291,7 @@ pub fn about(profile: &Profile) -> &'static str {
 /// Why there is nothing to show, when no byte is live.
 pub fn nothing_live(profile: &Profile) -> &'static str {
     let totals = &profile.totals;
-    let partial = profile.evidence.verdict == Verdict::Partial;
+    let partial = profile.evidence.verdict == Completeness::Partial;
     if profile.growth.is_some() {
         return match (totals.allocated_count, partial) {
             (_, true) => "nothing resident of what was recorded, but not all was recorded",

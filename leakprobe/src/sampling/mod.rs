@@ -49,6 +49,15 @@ pub const fn whole_blocks(parts: u64) -> u64 {
     parts.saturating_add(half) >> COUNT_FRACTION_BITS
 }
 
+/// Bytes that a recorded block stands for, as on the kernel side: 0 is no chance that it can have had, and stands
+/// for certainty.
+pub const fn stands_for(size: u64, chance: u64) -> u64 {
+    match chance {
+        1..CERTAIN => scaled_bytes(size, chance),
+        _ => size,
+    }
+}
+
 /// Where the truth lies in 95 of 100 cases. Low and high end; the estimate is between them, or
 /// equal to both when nothing was left to chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

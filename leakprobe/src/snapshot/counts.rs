@@ -28,6 +28,27 @@ pub const STACKS_WITHOUT_FRAMES: Count = Count {
     meaning: "stacks whose frames did not arrive; their bytes and blocks are right",
 };
 
+/// Stacks that there was no room to follow over time.
+pub const STACKS_NOT_FOLLOWED: Count = Count {
+    name: "stacks_not_followed",
+    is_loss: false,
+    meaning: "stacks whose growth is not known: there were more than are followed, and these held the least",
+};
+
+/// Frames of the reported stacks that are in no known module.
+pub const FRAMES_WITHOUT_MODULE: Count = Count {
+    name: "frames_without_module",
+    is_loss: false,
+    meaning: "frames where nothing was mapped any more when that was looked up: they have no names",
+};
+
+/// Frames of the reported stacks that have a module and no name.
+pub const FRAMES_WITHOUT_SYMBOL: Count = Count {
+    name: "frames_without_symbol",
+    is_loss: false,
+    meaning: "frames for which their modules have no symbols: they are told by module and offset",
+};
+
 /// Modules of the target for whose code no unwind table could be made, or only a part of it.
 pub const MODULES_NOT_UNWOUND: Count = Count {
     name: "modules_not_unwound",
@@ -46,7 +67,14 @@ pub const UNWIND_TABLES_NOT_UPDATED: Count = Count {
 pub const EXEC_GAP: Count = Count {
     name: "exec_gap",
     is_loss: true,
-    meaning: "executed programs whose first allocator calls were missed",
+    meaning: "executed programs whose first allocator calls were missed, or all of a short one",
+};
+
+/// Forked children that were without probes for a time.
+pub const FORK_GAP: Count = Count {
+    name: "fork_gap",
+    is_loss: true,
+    meaning: "forked children whose first allocator calls may have been missed",
 };
 
 /// Programs executed by the target in which no allocator was found.
@@ -70,6 +98,20 @@ pub const OPERATORS_NOT_PROBED: Count = Count {
     meaning: "allocators whose own operator new and delete are not probed: blocks of C++ are missing",
 };
 
+/// Allocators that were loaded by a program that runs.
+pub const LATE_ALLOCATORS: Count = Count {
+    name: "late_allocators",
+    is_loss: true,
+    meaning: "allocators that were loaded while recording, whose first calls were missed",
+};
+
+/// Allocators that could not be probed, beside others.
+pub const ALLOCATORS_NOT_PROBED: Count = Count {
+    name: "allocators_not_probed",
+    is_loss: true,
+    meaning: "objects that define malloc beside the allocator and could not be probed: blocks of theirs are missing",
+};
+
 /// Growth mode: memory that came by itself.
 pub const PAGES_WITHOUT_FAULT: Count = Count {
     name: "pages_without_fault",
@@ -84,6 +126,27 @@ pub const RANGES_NOT_RECORDED: Count = Count {
     meaning: "kernels that do not tell of brk and mmap (the notes say why)",
 };
 
+/// System calls that map memory are not followed.
+pub const MAPPINGS_NOT_PROBED: Count = Count {
+    name: "mappings_not_probed",
+    is_loss: false,
+    meaning: "reasons why what is mapped is not, or not all, told by stack: of many processes it is not (docs/mappings.md)",
+};
+
+/// Memory that no system call is known to have mapped.
+pub const MAPPINGS_UNEXPLAINED: Count = Count {
+    name: "mappings_unexplained",
+    is_loss: false,
+    meaning: "pages of memory that was mapped since the attach by calls that were not seen",
+};
+
+/// Memory that was thought to be mapped.
+pub const MAPPINGS_GONE: Count = Count {
+    name: "mappings_gone",
+    is_loss: false,
+    meaning: "pages that were unmapped by calls that were not seen, and left out at the end",
+};
+
 /// The probes were taken away to keep the overhead within its budget.
 pub const PROBES_AWAY: Count = Count {
     name: "probes_away",
@@ -91,17 +154,26 @@ pub const PROBES_AWAY: Count = Count {
     meaning: "times the probes were taken away to keep the budget: what was freed meanwhile is not known",
 };
 
-const OF_THE_USER_SIDE: [Count; 11] = [
+const OF_THE_USER_SIDE: [Count; 20] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
+    STACKS_NOT_FOLLOWED,
+    FRAMES_WITHOUT_MODULE,
+    FRAMES_WITHOUT_SYMBOL,
     MODULES_NOT_UNWOUND,
     UNWIND_TABLES_NOT_UPDATED,
     EXEC_GAP,
+    FORK_GAP,
     PROGRAM_WITHOUT_ALLOCATOR,
     UNREADABLE_EVENTS,
     OPERATORS_NOT_PROBED,
+    LATE_ALLOCATORS,
+    ALLOCATORS_NOT_PROBED,
     PAGES_WITHOUT_FAULT,
     RANGES_NOT_RECORDED,
+    MAPPINGS_NOT_PROBED,
+    MAPPINGS_UNEXPLAINED,
+    MAPPINGS_GONE,
     PROBES_AWAY,
 ];
 

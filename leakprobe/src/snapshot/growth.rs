@@ -317,6 +317,8 @@ fn summarize(
         };
         snapshot.totals += totals;
         snapshot.stacks.push(LiveStack {
+            shares: Vec::new(),
+            settled_bytes: None,
             key: *key,
             totals,
             ages: live.map(|live| {
@@ -324,6 +326,8 @@ fn summarize(
                 (age(live.oldest), age(live.newest))
             }),
             interval: live.map(|live| live.estimate.interval()),
+            peak: None,
+            lifetimes: None,
             mapped: stack_mapped,
             unconfirmed: Unconfirmed::default(),
         });

@@ -1,14 +1,24 @@
 //! Plain data read from the kernel maps: nothing in here reads the kernel again.
 
 pub mod counts;
+mod death;
 mod events;
 pub mod growth;
-mod ranges;
+mod live;
+mod many;
+pub mod mappings;
+mod peak;
+pub mod ranges;
 mod reader;
 mod stacks;
 
+pub use crate::clock::now;
+pub use death::{Cause, Death, Oom};
 pub use events::Event;
-pub use reader::{Ages, LiveStack, Maps, Snapshot, Unconfirmed, now};
+pub use live::{ByAge, Lifetimes};
+pub use many::{Remains, Space, Spaces};
+pub use peak::{Peak, WholePeak};
+pub use reader::{Ages, LiveStack, Maps, Share, Snapshot, Unconfirmed};
 pub use stacks::{Address, REFRESH, Stacks, Trace};
 
 use std::collections::BTreeMap;
@@ -62,7 +72,7 @@ impl std::ops::AddAssign for Mapped {
 /// Whether everything that happened is in the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum Completeness {
     /// Nothing was lost.
     Complete,
     /// Something was lost; [`Evidence::losses`] and [`Evidence::notes`] say what.
@@ -73,7 +83,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, Serialize)]
 pub struct Evidence {
     /// Complete or partial.
-    pub verdict: Verdict,
+    pub verdict: Completeness,
     /// Counts above zero, by name. Not all of them make the result partial: what a count means for
     /// it, [`counts::Count`] says.
     pub losses: BTreeMap<String, u64>,

@@ -18,21 +18,21 @@ pub struct Range {
 /// How many bytes of each range are still its own and in one of the `mapped` ranges (sorted, first
 /// address and the one after the last). Those of which nothing is left are left out.
 pub fn left(mut ranges: Vec<Range>, mapped: &[(u64, u64)]) -> Vec<(Range, u64)> {
-    ranges.sort_unstable_by_key(|range| std::cmp::Reverse(range.time));
-    let mut taken = Taken::default();
-    ranges
-        .into_iter()
-        .filter_map(|range| {
-            let end = range.start.saturating_add(range.size);
-            let own = taken.take(range.start, end);
-            let left = own.into_iter().map(|own| overlap(own, mapped)).sum();
-            (left > 0).then_some((range, left))
-        })
-        .collect()
+    ranges.sort_by_key(|range| range.time);
+    let mut owners = RangeMap::default();
+    for (number, range) in ranges.iter().enumerate() {
+        owners.put(range.start, range.start.saturating_add(range.size), number);
+    }
+    let mut left = vec![0; ranges.len()];
+    for (start, end, number) in owners.iter() {
+        left[number] += overlap((start, end), mapped);
+    }
+    let all = ranges.into_iter().zip(left);
+    all.filter(|(_, left)| *left > 0).collect()
 }
 
 /// Bytes of a range that are in one of the others.
-fn overlap((start, end): (u64, u64), others: &[(u64, u64)]) -> u64 {
+pub fn overlap((start, end): (u64, u64), others: &[(u64, u64)]) -> u64 {
     let first = others.partition_point(|&(_, other)| other <= start);
     others[first..]
         .iter()
@@ -41,36 +41,78 @@ fn overlap((start, end): (u64, u64), others: &[(u64, u64)]) -> u64 {
         .sum()
 }
 
-/// Addresses that belong to somebody: start to end, no two of which touch.
-#[derive(Default)]
-struct Taken(BTreeMap<u64, u64>);
+/// Ranges of addresses that do not overlap, and what is known of each. Two that touch stay two.
+#[derive(Clone, Debug)]
+pub struct RangeMap<T>(BTreeMap<u64, (u64, T)>);
 
-impl Taken {
-    /// Takes a range; the parts of it that were nobody's before.
-    fn take(&mut self, start: u64, end: u64) -> Vec<(u64, u64)> {
-        let (mut from, mut to, mut at) = (start, end, start);
-        let mut free = Vec::new();
-        while let Some((&other, &other_end)) = self.0.range(..=to).next_back() {
-            if other_end < from {
-                break;
+impl<T> Default for RangeMap<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+/// A part of it: from one address to before another.
+pub type Piece<T> = (u64, u64, T);
+
+impl<T: Copy> RangeMap<T> {
+    /// Takes out what is in a range; what is not, stays.
+    pub fn take(&mut self, start: u64, end: u64) -> Vec<Piece<T>> {
+        let inside = self.within(start, end);
+        for &(from, to, value) in &inside {
+            // It may begin before.
+            let (at, (whole, _)) = match self.0.range(..=from).next_back() {
+                Some((&at, &range)) => (at, range),
+                None => continue,
+            };
+            self.0.remove(&at);
+            if at < from {
+                self.0.insert(at, (from, value));
             }
-            self.0.remove(&other);
-            (from, to) = (from.min(other), to.max(other_end));
-            free.push((other, other_end));
+            if to < whole {
+                self.0.insert(to, (whole, value));
+            }
         }
-        self.0.insert(from, to);
-        // `free` holds what was taken, last first.
-        let mut parts = Vec::new();
-        for (other, other_end) in free.into_iter().rev() {
-            if other > at {
-                parts.push((at, other.min(end)));
+        inside
+    }
+
+    /// Puts a range in place of what is there.
+    pub fn put(&mut self, start: u64, end: u64, value: T) {
+        if start < end {
+            self.take(start, end);
+            self.0.insert(start, (end, value));
+        }
+    }
+
+    /// Puts a range where nothing is.
+    pub fn fill(&mut self, start: u64, end: u64, value: T) {
+        let mut at = start;
+        for (from, to, _) in self.within(start, end) {
+            if at < from {
+                self.0.insert(at, (from, value));
             }
-            at = at.max(other_end);
+            at = to;
         }
         if at < end {
-            parts.push((at, end));
+            self.0.insert(at, (end, value));
         }
-        parts
+    }
+
+    /// What is in a range, in order.
+    pub fn within(&self, start: u64, end: u64) -> Vec<Piece<T>> {
+        if start >= end {
+            return Vec::new();
+        }
+        let before = self.0.range(..start).next_back();
+        let before = before.filter(|(_, (to, _))| *to > start);
+        let ranges = before.into_iter().chain(self.0.range(start..end));
+        ranges
+            .map(|(&from, &(to, value))| (from.max(start), to.min(end), value))
+            .collect()
+    }
+
+    /// All of it, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Piece<T>> {
+        self.0.iter().map(|(&from, &(to, value))| (from, to, value))
     }
 }
 

@@ -6,16 +6,19 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::debug_files::{DebugFiles, undeleted};
 use super::module::{CodeRange, Location, Module};
 use super::perf_map::PerfMap;
+use super::proc_fs;
 use super::root::Root;
+use crate::capability::{Capability, advice, advice_to_look};
 
 /// One line of `/proc/PID/maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,14 +70,20 @@ impl Mapping {
         })
     }
 
-    /// Reads all mappings of a process.
+    /// Device and inode of the file: two mappings with the same show the same file.
+    pub fn identity(&self) -> (u32, u32, u64) {
+        (self.device.0, self.device.1, self.inode)
+    }
+
+    /// Reads all mappings of a process; there are none of one that is about to end.
     ///
     /// # Errors
     ///
     /// If `/proc/PID/maps` cannot be read. A line that cannot be understood is left out.
     pub fn read_all(pid: u32) -> Result<Vec<Self>> {
-        let path = format!("/proc/{pid}/maps");
-        let text = fs::read(&path).with_context(|| format!("failed to read `{path}`"))?;
+        let path = proc_fs::pid(pid, "maps");
+        let text = proc_fs::read_whole(&path)
+            .with_context(|| format!("failed to read `{}`", path.display()))?;
         Ok(text
             .split(|&byte| byte == b'\n')
             .filter_map(Self::parse)
@@ -87,19 +96,32 @@ impl Mapping {
     ///
     /// If the mapping is gone or has no file.
     pub fn open(&self, pid: u32) -> Result<File> {
-        let link = format!("/proc/{pid}/map_files/{:x}-{:x}", self.start, self.end);
+        let link = proc_fs::pid(pid, "map_files").join(format!("{:x}-{:x}", self.start, self.end));
         let error = match File::open(&link) {
             Ok(file) => return Ok(file),
             Err(error) => error,
         };
-        // Without CAP_CHECKPOINT_RESTORE the link cannot be followed. By path, within the
-        // target's root, and only if it leads to the same file.
-        Root::of(pid)
-            .and_then(|root| root.open(&self.path))
-            .ok()
-            .filter(|file| self.is_same_file(file))
-            .ok_or(error)
-            .with_context(|| format!("failed to open `{}` of process {pid}", self.path.display()))
+        let shown = self.path.display();
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return Err(error)
+                .with_context(|| format!("failed to open `{shown}` of process {pid}"));
+        }
+        // Without CAP_CHECKPOINT_RESTORE the link cannot be followed, and another user's not be
+        // seen without CAP_DAC_READ_SEARCH. By path, within the target's root, and only if it leads
+        // to the same file.
+        match Root::of(pid).and_then(|root| root.open(&self.path)) {
+            Ok(file) if self.is_same_file(&file) => Ok(file),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error)
+                .with_context(|| {
+                    let advice = advice_to_look();
+                    format!("permission to read `{shown}` of process {pid} was denied: {advice}")
+                }),
+            Ok(_) | Err(_) => bail!(
+                "what process {pid} has mapped is not, or not to be told as, what is at `{shown}` \
+                 by now: {}",
+                advice(&[Capability::CheckpointRestore, Capability::DacReadSearch])
+            ),
+        }
     }
 
     fn is_same_file(&self, file: &File) -> bool {
@@ -135,14 +157,23 @@ fn reserved_for_code(mappings: &[Mapping]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// The executable mappings of one address space, with the modules ever seen in it.
+/// The modules ever seen, in any process, and where debug information of new ones is looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Library(Arc<Mutex<Shelves>>);
+
+#[derive(Debug, Default)]
+struct Shelves {
+    modules: HashMap<ModuleKey, Arc<Module>>,
+    debug_files: DebugFiles,
+}
+
+/// The executable mappings of one address space.
 #[derive(Debug, Default)]
 pub struct Mappings {
     executable: Vec<CodeRange>,
     reserved: Vec<(u64, u64)>,
-    modules: HashMap<ModuleKey, Arc<Module>>,
+    library: Library,
     trampoline: Option<u64>,
-    debug_files: DebugFiles,
     root: Option<Root>,
     /// Once there is memory that may hold JIT code.
     jit: Option<PerfMap>,
@@ -155,21 +186,66 @@ struct ModuleKey {
     path: PathBuf,
 }
 
-impl Mappings {
-    /// None yet; debug information of modules will be looked for as told.
+impl Library {
+    /// Nothing seen yet; debug information of modules will be looked for as told.
     pub fn new(debug_files: DebugFiles) -> Self {
-        Self {
+        Self(Arc::new(Mutex::new(Shelves {
             debug_files,
+            ..Shelves::default()
+        })))
+    }
+
+    fn module(&self, pid: u32, mapping: Mapping, root: Option<&Root>, at: &Path) -> Arc<Module> {
+        let mut shelves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Shelves {
+            modules,
+            debug_files,
+        } = &mut *shelves;
+        let key = ModuleKey {
+            device: mapping.device,
+            inode: mapping.inode,
+            // It stays the same module when its file is removed.
+            path: undeleted(&mapping.path).to_owned(),
+        };
+        let module = modules.entry(key).or_insert_with(|| {
+            let file = (mapping.inode != 0)
+                .then(|| mapping.open(pid).ok())
+                .flatten();
+            // After a plain chroot the kernel shows the path from the root above.
+            let path = undeleted(&mapping.path);
+            let inside = path.strip_prefix(at).map(|path| Path::new("/").join(path));
+            let debug = file
+                .as_ref()
+                .and_then(|file| debug_files.find(root, inside.as_deref().unwrap_or(path), file));
+            Arc::new(Module {
+                path: mapping.path,
+                file,
+                debug,
+            })
+        });
+        Arc::clone(module)
+    }
+}
+
+impl Mappings {
+    /// None yet; their modules will be in this library.
+    pub fn new(library: Library) -> Self {
+        Self {
+            library,
             ..Self::default()
         }
     }
 
-    /// Forgets what is mapped where: the process has a new address space. Modules stay known.
-    pub fn start_over(&mut self) {
-        self.executable.clear();
-        self.reserved.clear();
-        self.trampoline = None;
-        self.jit = None;
+    /// Those of a child that was just forked: the same, as far as known.
+    pub fn fork(&self) -> Self {
+        Self {
+            executable: self.executable.clone(),
+            reserved: self.reserved.clone(),
+            library: self.library.clone(),
+            trampoline: self.trampoline,
+            root: None,
+            jit: None,
+        }
     }
 
     /// Reads the mappings anew. Of those that are gone, the modules stay known.
@@ -183,7 +259,7 @@ impl Mappings {
             return Ok(()); // a process that has just ended: what was known stays
         }
         self.root = Root::of(pid).ok().or(self.root.take());
-        let root_path = fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
+        let root_path = fs::read_link(proc_fs::pid(pid, "root")).unwrap_or_default();
         self.reserved = reserved_for_code(&mappings);
         self.executable.clear();
         for mapping in mappings.into_iter().filter(|mapping| mapping.executable) {
@@ -191,7 +267,8 @@ impl Mappings {
                 self.trampoline = Some(mapping.start);
             }
             let (start, end, offset) = (mapping.start, mapping.end, mapping.offset);
-            let module = self.module(pid, mapping, &root_path);
+            let root = self.root.as_ref();
+            let module = self.library.module(pid, mapping, root, &root_path);
             if module.may_be_jit() && self.jit.is_none() {
                 self.jit = Some(PerfMap::of(pid));
             }
@@ -204,35 +281,6 @@ impl Mappings {
         }
         self.refresh_names();
         Ok(())
-    }
-
-    fn module(&mut self, pid: u32, mapping: Mapping, root_path: &Path) -> Arc<Module> {
-        let key = ModuleKey {
-            device: mapping.device,
-            inode: mapping.inode,
-            // It stays the same module when its file is removed.
-            path: undeleted(&mapping.path).to_owned(),
-        };
-        let (debug_files, root) = (&mut self.debug_files, self.root.as_ref());
-        let module = self.modules.entry(key).or_insert_with(|| {
-            let file = (mapping.inode != 0)
-                .then(|| mapping.open(pid).ok())
-                .flatten();
-            // After a plain chroot the kernel shows the path from the root above.
-            let path = undeleted(&mapping.path);
-            let inside = path
-                .strip_prefix(root_path)
-                .map(|path| Path::new("/").join(path));
-            let debug = file
-                .as_ref()
-                .and_then(|file| debug_files.find(root, inside.as_deref().unwrap_or(path), file));
-            Arc::new(Module {
-                path: mapping.path,
-                file,
-                debug,
-            })
-        });
-        Arc::clone(module)
     }
 
     /// Where the code at an address is from; `None` if no known mapping holds code there.

@@ -39,3 +39,24 @@ fn this_program_finds_its_own_code() {
     assert!(mappings.locate(0).is_none());
     assert!(mappings.locate(u64::MAX).is_none());
 }
+
+/// A process that is killed shows all of its mappings or none.
+#[test]
+fn no_part_is_taken_for_the_whole() {
+    for _ in 0..200 {
+        let mut command = std::process::Command::new("sleep");
+        let mut child = command.arg("100").spawn().expect("failed to start sleep");
+        let pid = child.id();
+        // It is asleep, so its mappings stay as they are.
+        let state = || fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        while !state().contains("nanosleep") {}
+        let whole = Mapping::read_all(pid).expect("it has mappings");
+        child.kill().expect("failed to kill it");
+        while let Ok(found) = Mapping::read_all(pid)
+            && !found.is_empty()
+        {
+            assert_eq!(found, whole);
+        }
+        child.wait().expect("failed to wait for it");
+    }
+}

@@ -3,12 +3,14 @@
 //! this sense, nor is the page of zeros that stands for all that was only read.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use leakprobe_common::{HUGE_BYTES, PAGE_BYTES};
 
-use super::Mapping;
+use super::{Mapping, proc_fs};
+use crate::capability::advice_to_look;
 
 /// Pages of a region of the size of a huge one.
 pub const REGION_PAGES: usize = (HUGE_BYTES / PAGE_BYTES) as usize;
@@ -27,6 +29,8 @@ const ZEROS: u64 = 1 << 24;
 pub struct Page {
     /// It takes memory or swap of the process alone.
     pub is_there: bool,
+    /// That is in swap.
+    pub is_swapped: bool,
     /// It may be a part of a huge page: it is, or that cannot be told.
     pub may_be_huge: bool,
 }
@@ -45,11 +49,19 @@ impl Pages {
     ///
     /// If its page map cannot be opened.
     pub fn open(pid: u32) -> Result<Self> {
-        let path = format!("/proc/{pid}/pagemap");
-        let map = File::open(&path).with_context(|| format!("failed to open `{path}`"))?;
+        let path = proc_fs::pid(pid, "pagemap");
+        let map = File::open(&path).map_err(|error| {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            let error = anyhow::Error::new(error);
+            let error = match denied {
+                true => error.context(advice_to_look()),
+                false => error,
+            };
+            error.context(format!("failed to open `{}`", path.display()))
+        })?;
         Ok(Self {
             map,
-            flags: File::open("/proc/kpageflags").ok(),
+            flags: File::open(proc_fs::root().join("kpageflags")).ok(),
         })
     }
 
@@ -84,6 +96,21 @@ impl Pages {
         Some(pages)
     }
 
+    /// Bytes of a range that are there. None if the process is gone.
+    pub fn resident(&self, start: u64, end: u64) -> u64 {
+        let first = start & !(HUGE_BYTES - 1);
+        let regions = (first..end).step_by(HUGE_BYTES as usize);
+        let pages = regions.filter_map(|at| Some((at, self.region(at)?)));
+        let there = pages.flat_map(|(at, region)| {
+            let pages = region.into_iter().enumerate();
+            pages.filter(move |(index, page)| {
+                let address = at + *index as u64 * PAGE_BYTES;
+                page.is_there && (start..end).contains(&address)
+            })
+        });
+        there.count() as u64 * PAGE_BYTES
+    }
+
     /// Flags of frames in a row; `None` if they cannot be told.
     fn flags(&self, first: u64, count: usize) -> Option<[u64; REGION_PAGES]> {
         let file = self.flags.as_ref().filter(|_| first != 0)?;
@@ -110,13 +137,49 @@ fn page(entry: u64, flags: Option<u64>) -> Page {
     let is_own = entry & (PRESENT | SWAPPED) != 0 && entry & OF_A_FILE == 0;
     Page {
         is_there: is_own && flags.is_none_or(|flags| flags & ZEROS == 0),
+        is_swapped: is_own && entry & SWAPPED != 0,
         may_be_huge: is_own && flags.is_none_or(|flags| flags & COMPOUND_HUGE != 0),
     }
 }
 
+/// Tells how much between two addresses of a process is resident.
+#[derive(Debug)]
+pub struct Resident(Option<File>);
+
+impl Resident {
+    /// Of process `pid`, for as long as it does not execute another program.
+    pub fn of(pid: u32) -> Self {
+        Self(File::open(proc_fs::pid(pid, "pagemap")).ok())
+    }
+
+    /// Bytes; `None` if that cannot be told. Pages of zeros that were only read count too.
+    pub fn between(&self, start: u64, end: u64) -> Option<u64> {
+        resident(self.0.as_ref()?, start, end)
+    }
+}
+
+fn resident(map: &File, start: u64, end: u64) -> Option<u64> {
+    let (mut at, end) = (start / PAGE_BYTES, end.div_ceil(PAGE_BYTES));
+    let mut bytes = [0; REGION_PAGES * 8];
+    let mut pages = 0;
+    while at < end {
+        let count = ((end - at) as usize).min(REGION_PAGES);
+        let bytes = &mut bytes[..count * 8];
+        map.read_exact_at(bytes, at * 8).ok()?;
+        let entries = bytes
+            .chunks_exact(8)
+            .filter_map(|entry| entry.try_into().ok());
+        pages += entries
+            .filter(|&entry| u64::from_ne_bytes(entry) & PRESENT != 0)
+            .count() as u64;
+        at += count as u64;
+    }
+    Some(pages * PAGE_BYTES)
+}
+
 /// Memory of process `pid` that is its own, in memory or swapped out, bytes; `None` if it is gone.
 pub fn own_bytes(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = fs::read_to_string(proc_fs::pid(pid, "status")).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
@@ -127,7 +190,7 @@ pub fn own_bytes(pid: u32) -> Option<u64> {
 
 /// Ranges of addresses in which process `pid` has memory of its own.
 pub fn own_ranges(pid: u32) -> Vec<(u64, u64)> {
-    let text = fs::read(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let text = proc_fs::read_whole(&proc_fs::pid(pid, "smaps")).unwrap_or_default();
     let (mut ranges, mut range) = (Vec::new(), None);
     for line in text.split(|&byte| byte == b'\n') {
         if let Some(mapping) = Mapping::parse(line) {
@@ -143,6 +206,16 @@ pub fn own_ranges(pid: u32) -> Vec<(u64, u64)> {
         }
     }
     ranges
+}
+
+/// Where the heap of process `pid` begins; 0 if the kernel does not tell.
+pub fn heap_start(pid: u32) -> u64 {
+    /// `start_brk`, counted from what follows the name.
+    const START_BRK: usize = 44;
+    let text = fs::read_to_string(proc_fs::pid(pid, "stat")).unwrap_or_default();
+    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let field = fields.split_ascii_whitespace().nth(START_BRK);
+    field.and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 /// Where the heap of process `pid` ends, which `brk` moves.
@@ -162,6 +235,7 @@ mod tests {
     fn entries() {
         let there = |may_be_huge| Page {
             is_there: true,
+            is_swapped: false,
             may_be_huge,
         };
         assert_eq!(page(0, None), Page::default());
@@ -170,7 +244,8 @@ mod tests {
         assert_eq!(page(PRESENT | 7, Some(0)), there(false));
         assert_eq!(page(PRESENT | 7, Some(COMPOUND_HUGE)), there(true));
         assert_eq!(page(PRESENT, None), there(true));
-        assert_eq!(page(SWAPPED | 7, None), there(true));
+        let swapped = page(SWAPPED | 7, None);
+        assert!(swapped.is_there && swapped.is_swapped);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::proc_fs;
 use super::process::status_field;
 use super::ranges::Ranges;
 use super::root::Root;
@@ -246,7 +247,7 @@ fn state(metadata: &Metadata) -> (u64, i64, i64) {
 }
 
 fn start_time(pid: u32) -> Option<SystemTime> {
-    let ticks = procfs::process::Process::new(pid as i32)
+    let ticks = proc_fs::process(pid)
         .and_then(|process| process.stat())
         .ok()?
         .starttime;

@@ -12,6 +12,8 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
+use super::proc_fs;
+
 /// The root directory of a process. It stays reachable when the process is gone.
 #[derive(Debug)]
 pub struct Root {
@@ -25,7 +27,7 @@ impl Root {
     ///
     /// If there is no such process, or it may not be looked at.
     pub fn of(pid: u32) -> io::Result<Self> {
-        Self::at(Path::new(&format!("/proc/{pid}/root")))
+        Self::at(&proc_fs::pid(pid, "root"))
     }
 
     /// Takes any directory for a root.

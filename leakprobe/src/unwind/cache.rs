@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use anyhow::{Context, Result, bail};
 use leakprobe_common::{CHUNK_ROWS, FpRule, PAGE_SIZE, Page, Row, Rule, RuleKind};
 
 use super::table::Table;
@@ -47,39 +48,57 @@ pub struct Slot {
 
 impl Cache {
     /// The cache of this user: `/var/cache/leakprobe` for root, `leakprobe` in `XDG_CACHE_HOME` or
-    /// `~/.cache` for others. `None` if there is none that belongs to this user alone.
-    pub fn open() -> Option<Self> {
+    /// `~/.cache` for others.
+    ///
+    /// # Errors
+    ///
+    /// If there is no place for it that belongs to this user alone.
+    pub fn open() -> Result<Self> {
         let directory = if nix::unistd::geteuid().is_root() {
             PathBuf::from("/var/cache/leakprobe")
         } else if let Some(home) = std::env::var_os("XDG_CACHE_HOME") {
             Path::new(&home).join("leakprobe")
         } else {
-            Path::new(&std::env::var_os("HOME")?).join(".cache/leakprobe")
+            let home =
+                std::env::var_os("HOME").context("neither HOME nor XDG_CACHE_HOME is set")?;
+            Path::new(&home).join(".cache/leakprobe")
         };
         Self::at(directory)
     }
 
     /// A cache in some directory, which is made if it is not there.
-    pub fn at(directory: PathBuf) -> Option<Self> {
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made, or belongs to others too.
+    pub fn at(directory: PathBuf) -> Result<Self> {
         let made = DirBuilder::new()
             .mode(0o700)
             .recursive(true)
             .create(&directory);
-        let metadata = fs::symlink_metadata(&directory).ok()?;
+        let shown = directory.display();
+        made.with_context(|| format!("failed to make the folder `{shown}`"))?;
+        let metadata = fs::symlink_metadata(&directory)
+            .with_context(|| format!("failed to look at `{shown}`"))?;
         let ours = metadata.is_dir()
             && metadata.uid() == nix::unistd::geteuid().as_raw()
             && metadata.mode() & 0o022 == 0;
         if !ours {
-            log::debug!(
-                "unwind tables are not kept in `{}`: {}",
-                directory.display(),
-                made.err()
-                    .map_or("it belongs to others too".to_owned(), |error| error
-                        .to_string())
-            );
-            return None;
+            bail!("`{shown}` is not a folder of this user alone");
         }
-        Some(Self { directory })
+        Ok(Self { directory })
+    }
+
+    /// Whether tables can be put there, and not only be found.
+    ///
+    /// # Errors
+    ///
+    /// If not.
+    pub fn check(&self) -> Result<&Path> {
+        let shown = self.directory.display();
+        tempfile::tempfile_in(&self.directory)
+            .with_context(|| format!("failed to make a file in `{shown}`"))?;
+        Ok(&self.directory)
     }
 
     /// The slot of an object and its debug file; `None` if they cannot be read or are too large.

@@ -82,8 +82,8 @@ fn a_directory_that_others_write_to_is_not_used() {
     let open = directory.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(Cache::at(open.clone()).is_none());
+    assert!(Cache::at(open.clone()).is_err());
     let link = directory.path().join("link");
     std::os::unix::fs::symlink(directory.path(), &link).unwrap();
-    assert!(Cache::at(link).is_none());
+    assert!(Cache::at(link).is_err());
 }

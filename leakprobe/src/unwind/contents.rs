@@ -1,10 +1,13 @@
 //! What is in an executable mapping, as far as unwinding is concerned.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 
 use crate::target::CodeRange;
 
@@ -49,12 +52,18 @@ pub fn of(pid: u32, range: &CodeRange) -> Result<Contents<'_>> {
     })
 }
 
-/// The image of the vDSO: the kernel maps it whole.
+/// The image of the vDSO: the kernel maps it whole. Not by `/proc/PID/mem`, a file that belongs to the
+/// user of the process.
 fn vdso(pid: u32, range: &CodeRange) -> Result<Vec<u8>> {
-    let size = (range.end - range.start).min(MAX_VDSO);
-    let mut bytes = vec![0; size as usize];
-    File::open(format!("/proc/{pid}/mem"))
-        .and_then(|memory| memory.read_exact_at(&mut bytes, range.start))
+    let size = (range.end - range.start).min(MAX_VDSO) as usize;
+    let mut bytes = vec![0; size];
+    let remote = RemoteIoVec {
+        base: range.start as usize,
+        len: size,
+    };
+    let local = IoSliceMut::new(&mut bytes);
+    let read = process_vm_readv(Pid::from_raw(pid as i32), &mut [local], &[remote])
         .context("failed to read the vDSO")?;
+    bytes.truncate(read);
     Ok(bytes)
 }

@@ -1,10 +1,10 @@
 //! Puts tables into the kernel side's maps, and tells it which of them are in use.
 //!
 //! Rows and rules are only ever added, whole tables at a time; what a walk may be reading is never
-//! changed. Only the list of mappings changes: it exists twice, and a walk uses the one that was
-//! valid when it began.
+//! changed. Only lists of mappings change: a walk uses the one that was valid when it began, and none is
+//! written over while a walk may use it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use leakprobe_common::{
     CACHE_ENTRIES, CACHE_GENERATION_BITS, Chunk, CodeMapping, CodeMappings, Control, MAX_MAPPINGS,
-    MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_UNCACHED,
+    MAX_PAGES, MAX_RULES, Page, Row, Rule, RuleCache, TABLES_SLOT_SHIFT, TABLES_UNCACHED,
 };
 use thiserror::Error;
 
@@ -21,6 +21,7 @@ use super::chunks::Chunks;
 use super::table::Table;
 use super::{FRAME_POINTER, NONE};
 use crate::bpf;
+use crate::switches::Switches;
 
 /// Number of the rule [`NONE`]. It is 0 in every map that nothing was written to.
 pub const NONE_NUMBER: u32 = 0;
@@ -34,7 +35,7 @@ pub struct Full(&'static str);
 
 /// The maps of the kernel side.
 pub struct KernelTables {
-    control: OwnedFd,
+    switches: Switches,
     rules: MapData,
     pages: MapData,
     mappings: MapData,
@@ -43,6 +44,10 @@ pub struct KernelTables {
     rows: Chunks<OwnedFd>,
     contents: Contents,
     generation: u64,
+    /// The switch as it was set last.
+    tables: u64,
+    /// Lists of mappings that nobody uses, the one given up last at the end.
+    unused: VecDeque<u32>,
 }
 
 /// What the maps hold.
@@ -52,6 +57,10 @@ struct Contents {
     pages: u32,
     rows: u32,
 }
+
+/// A list of mappings in use.
+#[derive(Debug, PartialEq, Eq)]
+pub struct List(u32);
 
 /// Where a table is.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +74,13 @@ pub struct Place {
 }
 
 impl KernelTables {
-    /// Takes the maps out of a loaded object, whose switches are in the map `control`; nothing is in
-    /// them yet.
+    /// Takes the maps out of a loaded object, in which there is room for so many lists of mappings;
+    /// nothing is in them yet.
     ///
     /// # Errors
     ///
     /// If the object is not ours.
-    pub fn take(ebpf: &mut Ebpf, control: OwnedFd) -> Result<Self> {
+    pub fn take(ebpf: &mut Ebpf, switches: Switches, lists: u32) -> Result<Self> {
         let mut map = |name| {
             ebpf.take_map(name)
                 .with_context(|| format!("the BPF object has no map {name}"))
@@ -86,7 +95,7 @@ impl KernelTables {
             anyhow::bail!("the map CHUNKS of the BPF object is no array of maps");
         };
         let mut this = Self {
-            control,
+            switches,
             rules,
             pages,
             mappings,
@@ -95,6 +104,8 @@ impl KernelTables {
             rows: Chunks::new(),
             contents: Contents::default(),
             generation: 0,
+            tables: 0,
+            unused: (0..lists).collect(),
         };
         let [none, frame_pointer] = this.number_rules(&[NONE, FRAME_POINTER])?[..] else {
             unreachable!("two numbers for two rules");
@@ -189,46 +200,65 @@ impl KernelTables {
         written.map(|()| numbers)
     }
 
-    /// Makes these the target's mappings, sorted by address; returns how many did not fit.
+    /// Makes these the mappings of an address space in which a program runs, sorted by address; returns
+    /// where they are, and how many did not fit. What was in use before is to be given up.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses.
-    pub fn publish(&mut self, space: u64, mappings: &[CodeMapping]) -> Result<usize> {
+    /// If there are too many processes already, or the kernel refuses.
+    pub fn publish(
+        &mut self,
+        space: u64,
+        program: u64,
+        mappings: &[CodeMapping],
+    ) -> Result<(List, usize)> {
+        let next = self.generation + 1;
+        let list = *self
+            .unused
+            .front()
+            .context("there are more processes than lists of mappings")?;
         if self.generation > 0 {
             wait_for_walks(); // one may still use what is written over now
         }
         self.add_chunks()?;
-        let next = self.generation + 1;
-        if next.is_multiple_of(1 << CACHE_GENERATION_BITS) {
-            self.clear_cache()?;
+        let uncached = next.is_multiple_of(1 << CACHE_GENERATION_BITS);
+        if uncached {
+            self.clear_cache(space)?;
         }
         let mut all = Box::new(CodeMappings {
-            space,
+            program,
             entries: [UNUSED; MAX_MAPPINGS],
         });
         for (place, mapping) in all.entries.iter_mut().zip(mappings) {
             *place = *mapping;
         }
-        bpf::write_range(
-            self.mappings.fd().as_fd(),
-            (next & 1) as u32,
-            std::slice::from_ref(&*all),
-        )
-        .context("failed to write the target's mappings")?;
-        self.switch_to(next)?;
-        self.generation = next;
-        Ok(mappings.len().saturating_sub(MAX_MAPPINGS))
+        let fd = self.mappings.fd().as_fd();
+        bpf::write_range(fd, list, std::slice::from_ref(&*all))
+            .context("failed to write the target's mappings")?;
+        let tables = (next & u64::from(u32::MAX)) | u64::from(list) << TABLES_SLOT_SHIFT;
+        self.switches.set_of(space, Control::Tables, tables)?;
+        if uncached && self.switches.are_many() {
+            self.switches.set(Control::Tables, 0)?;
+        }
+        (self.generation, self.tables) = (next, tables);
+        self.unused.pop_front();
+        Ok((List(list), mappings.len().saturating_sub(MAX_MAPPINGS)))
     }
 
-    fn switch_to(&mut self, tables: u64) -> Result<()> {
-        bpf::write_range(self.control.as_fd(), Control::Tables as u32, &[tables])
-            .context("failed to switch to the new unwind tables")
+    /// Nobody begins a walk by this list any more.
+    pub fn give_up(&mut self, list: List) {
+        self.unused.push_back(list.0);
     }
 
     /// Empties the cache of rules. Nobody may look at it meanwhile: a word could be half written.
-    fn clear_cache(&mut self) -> Result<()> {
-        self.switch_to(self.generation | TABLES_UNCACHED)?;
+    fn clear_cache(&mut self, space: u64) -> Result<()> {
+        match self.switches.are_many() {
+            true => self.switches.set(Control::Tables, TABLES_UNCACHED)?,
+            false => {
+                let tables = self.tables | TABLES_UNCACHED;
+                self.switches.set_of(space, Control::Tables, tables)?;
+            }
+        }
         wait_for_walks();
         let empty: Box<RuleCache> = Box::new([0; CACHE_ENTRIES]);
         bpf::write_range(self.cache.fd().as_fd(), 0, std::slice::from_ref(&*empty))

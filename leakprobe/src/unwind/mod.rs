@@ -28,6 +28,7 @@ pub use cache::{read_again, write_some};
 #[doc(hidden)]
 pub use object::rules;
 
+pub use cache::Cache;
 pub use kernel::KernelTables;
 pub use unwinder::Unwinder;
 

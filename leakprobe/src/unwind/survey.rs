@@ -146,7 +146,6 @@ fn rule_at(rows: &[RuleAt], address: u64) -> (Option<&RuleAt>, u64) {
 mod tests {
     use super::super::test_elf::elf;
     use super::*;
-    use crate::target::DebugFiles;
 
     #[test]
     fn code_without_information_is_told_apart() {
@@ -167,7 +166,7 @@ mod tests {
     #[test]
     fn this_program_and_its_libraries_can_be_unwound() {
         let pid = std::process::id();
-        let mut mappings = Mappings::new(DebugFiles::default());
+        let mut mappings = Mappings::default();
         mappings.refresh(pid).unwrap();
         let modules = survey(pid, &mappings);
         assert!(modules.len() > 1);

@@ -11,22 +11,28 @@ use leakprobe_common::CodeMapping;
 use super::cache::Cache;
 use super::contents::{self, Contents};
 use super::image::Image;
-use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, NONE_NUMBER, Place, by_rule};
+use super::kernel::{FRAME_POINTER_NUMBER, Full, KernelTables, List, NONE_NUMBER, Place, by_rule};
 use super::object;
 use super::table::Table;
 use crate::target::{CodeRange, Mappings, Module};
 
-/// Tables of one address space.
+/// Tables of all address spaces that are recorded.
 pub struct Unwinder {
     kernel: KernelTables,
     cache: Option<Cache>,
     /// By module (its place in memory, which the `Arc` in the value keeps).
     modules: HashMap<usize, (Arc<Module>, Code)>,
-    published: Vec<CodeMapping>,
-    space: Option<u64>,
+    /// By address space; those of forked processes share one until it changes.
+    published: HashMap<u64, Arc<Published>>,
     problems: BTreeMap<String, String>,
     /// Mappings that did not fit, at most so far.
     left_out: usize,
+}
+
+/// What the kernel side knows of an address space.
+struct Published {
+    list: List,
+    entries: Vec<CodeMapping>,
 }
 
 /// How the code of a module is unwound.
@@ -47,28 +53,36 @@ impl Unwinder {
     pub fn new(kernel: KernelTables) -> Self {
         Self {
             kernel,
-            cache: Cache::open(),
+            cache: Cache::open()
+                .inspect_err(|error| log::debug!("unwind tables are not kept: {error:#}"))
+                .ok(),
             modules: HashMap::new(),
-            published: Vec::new(),
-            space: None,
+            published: HashMap::new(),
             problems: BTreeMap::new(),
             left_out: 0,
         }
     }
 
-    /// Makes tables of what is new among the mappings of the process `pid`, and tells the kernel
-    /// side of them all if anything has changed.
+    /// Makes tables of what is new among the mappings of the process `pid`, in whose address space a
+    /// program runs, and tells the kernel side of them all if anything has changed.
     ///
     /// # Errors
     ///
     /// If the kernel refuses. What is wrong with a module is among [`Self::problems`].
-    pub fn refresh(&mut self, pid: u32, space: u64, mappings: &Mappings) -> Result<()> {
+    pub fn refresh(
+        &mut self,
+        pid: u32,
+        (space, program): (u64, u64),
+        mappings: &Mappings,
+    ) -> Result<()> {
         self.learn(pid, mappings)?;
         let entries = self.entries(mappings);
-        if self.space == Some(space) && self.published == entries {
+        if let Some(published) = self.published.get(&space)
+            && published.entries == entries
+        {
             return Ok(());
         }
-        let left_out = self.kernel.publish(space, &entries)?;
+        let (list, left_out) = self.kernel.publish(space, program, &entries)?;
         if left_out > self.left_out {
             self.left_out = left_out;
             self.problems.insert(
@@ -76,9 +90,26 @@ impl Unwinder {
                 format!("up to {left_out} executable mappings more than are followed"),
             );
         }
-        self.published = entries;
-        self.space = Some(space);
+        self.leave(space);
+        self.published
+            .insert(space, Arc::new(Published { list, entries }));
         Ok(())
+    }
+
+    /// An address space is a copy of another: of a process that was forked.
+    pub fn fork(&mut self, parent: u64, child: u64) {
+        if let Some(published) = self.published.get(&parent) {
+            self.published.insert(child, Arc::clone(published));
+        }
+    }
+
+    /// An address space is gone.
+    pub fn leave(&mut self, space: u64) {
+        if let Some(published) = self.published.remove(&space)
+            && let Some(Published { list, .. }) = Arc::into_inner(published)
+        {
+            self.kernel.give_up(list);
+        }
     }
 
     fn learn(&mut self, pid: u32, mappings: &Mappings) -> Result<()> {

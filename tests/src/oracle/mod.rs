@@ -16,7 +16,7 @@ pub mod programs;
 mod ring;
 pub mod sampler;
 pub mod space;
-mod tracefs;
+pub mod tracefs;
 pub mod unwind;
 
 use std::collections::BTreeSet;

@@ -2,17 +2,14 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::chown;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::program::{Program, built, source};
 use crate::node::{output, rootfs};
+use crate::postgres::Server;
 use crate::process::Process;
-
-const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
 
 /// The musl Node on the oracle's musl, in namespaces of its own, its root file system a plain directory.
 pub fn musl_node() -> Program {
@@ -123,53 +120,18 @@ fn history() -> String {
 
 /// A backend of a PostgreSQL server of its own.
 pub fn postgres() -> Program {
-    let folder = TempDir::new().expect("failed to make a temporary folder");
-    let number_of = |option| {
-        number(&output(Command::new("id").args([option, "postgres"])).expect("there is a postgres"))
-    };
-    let (user, group) = (number_of("-u"), number_of("-g"));
-    chown(folder.path(), Some(user), Some(group)).expect("failed to give a folder away");
-    let path = |name: &str| folder.path().join(name);
-    output(as_postgres("initdb", folder.path()).args([
-        "-D",
-        "data",
-        "--auth=trust",
-        "--no-sync",
-        "--locale=C.UTF-8",
-    ]))
-    .expect("initdb makes a cluster");
-    let server = Process::spawn(
-        as_postgres("postgres", folder.path())
-            .args(["-D", "data", "-F", "-h", "", "-k"])
-            .arg(folder.path()),
-    );
-    server.stderr_line_with("ready to accept connections");
-
-    let mut psql = Command::new(Path::new(POSTGRES).join("psql"));
-    psql.args(["-X", "-q", "-A", "-t", "-U", "postgres", "-h"])
-        .arg(folder.path());
-    let mut psql = Process::spawn(&mut psql);
+    let server = Server::start();
+    let mut psql = Process::spawn(server.client("psql").args(["-X", "-q", "-A", "-t"]));
     // What is loaded later is not known to leakprobe at once; that is not what is compared here.
     psql.send(b"LOAD 'plpgsql'; SELECT to_tsvector('english', 'words');\n");
     psql.send(b"SELECT 'pid ' || pg_backend_pid();\n");
     let line = psql.stdout_line("pid ");
     let pid = number(&line[4..]);
-    assert!(path("data").exists());
     let mut go = fs::read(source("work.pg.sql")).expect("failed to read work.pg.sql");
     go.extend_from_slice(b"\nSELECT 'done';\n");
     Program::talking(psql, go, "done")
         .with_pid(pid)
         .with(server)
-        .with(folder)
-}
-
-fn as_postgres(program: &str, folder: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(Path::new(POSTGRES).join(program))
-        .current_dir(folder);
-    command
 }
 
 fn number(text: &str) -> u32 {

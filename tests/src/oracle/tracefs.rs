@@ -4,12 +4,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use tempfile::TempDir;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::sampler::Place;
 
@@ -47,6 +46,12 @@ impl Events {
     }
 
     fn open() -> Events {
+        let events = Events::at();
+        events.sweep();
+        events
+    }
+
+    fn at() -> Events {
         let mut events = Events {
             folder: USUAL.into(),
             names: Vec::new(),
@@ -58,7 +63,6 @@ impl Events {
             events.folder = format!("/proc/self/fd/{}", root.as_raw_fd()).into();
             events._root = Some(root);
         }
-        events.sweep();
         events
     }
 
@@ -92,6 +96,14 @@ impl Events {
     }
 }
 
+/// All uprobe events of the machine, a line each.
+pub fn definitions() -> String {
+    let events = Events::at();
+    let path = events.folder.join("uprobe_events");
+    fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("failed to read `{}`: {error}", path.display()))
+}
+
 impl Drop for Events {
     fn drop(&mut self) {
         for name in &self.names {
@@ -101,14 +113,17 @@ impl Drop for Events {
     }
 }
 
-/// A tracefs for as long as the file is open: nothing is left of it, not even after a kill.
+/// A tracefs for as long as the file is open, mounted where nobody sees it: nothing is left of it, not
+/// even after a kill.
 fn mount_unseen() -> File {
-    let folder = TempDir::new().expect("failed to make a temporary folder");
-    let path = folder.path();
-    mount("tracefs", path, "tracefs", MountFlags::empty(), None)
-        .unwrap_or_else(|error| panic!("failed to mount tracefs: {error}"));
-    let root = File::open(path);
-    unmount(path, UnmountFlags::DETACH)
-        .unwrap_or_else(|error| panic!("failed to unmount tracefs: {error}"));
-    root.expect("failed to open the root of tracefs")
+    let mounted = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).and_then(|fs| {
+        fsconfig_create(fs.as_fd())?;
+        fsmount(
+            fs.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    });
+    let root = mounted.unwrap_or_else(|error| panic!("failed to mount tracefs: {error}"));
+    root.into()
 }

@@ -2,6 +2,7 @@
 
 // Built everywhere: it only looks at bytes, and its tests should run on any machine.
 pub mod x86_64;
+pub mod x86_64_calls;
 
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::choose;

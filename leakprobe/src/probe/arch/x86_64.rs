@@ -115,16 +115,20 @@ fn branch_targets(code: &[u8], address: u64) -> Vec<u64> {
             decoder.set_ip(address.wrapping_add(start as u64 + 1));
             continue;
         }
-        let direct = matches!(
-            instruction.op0_kind(),
-            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
-        );
-        if direct {
-            targets.push(instruction.near_branch_target().wrapping_sub(address));
-        }
+        let target = branch_target(&instruction);
+        targets.extend(target.map(|target| target.wrapping_sub(address)));
     }
     targets.retain(|&target| target < code.len() as u64);
     targets
+}
+
+/// Where a branch or a call leads that says so itself.
+pub(super) fn branch_target(instruction: &Instruction) -> Option<u64> {
+    let direct = matches!(
+        instruction.op0_kind(),
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64
+    );
+    direct.then(|| instruction.near_branch_target())
 }
 
 /// The instructions before which nothing has written to `arguments` or touched the stack pointer.
@@ -151,7 +155,7 @@ fn undisturbed<'a>(
     })
 }
 
-fn writes(access: OpAccess) -> bool {
+pub(super) fn writes(access: OpAccess) -> bool {
     !matches!(
         access,
         OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
@@ -173,7 +177,7 @@ fn is_emulated(bytes: &[u8]) -> bool {
 
 /// Why a probe must not go on this instruction, if it must not: the kernel refuses it, or its copy
 /// would not do in single-step mode what the original does. Rather too much than too little.
-fn refusal(instruction: &Instruction, bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn refusal(instruction: &Instruction, bytes: &[u8]) -> Option<&'static str> {
     const KERNEL: &str = "the kernel does not probe this instruction";
     let opcode = bytes
         .iter()

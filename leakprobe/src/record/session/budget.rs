@@ -197,6 +197,9 @@ impl Session {
                 governed.away_since = Some(time);
                 governed.unseen = Some(time);
                 self.probes.detach_at_once();
+                for member in self.members.alive_mut() {
+                    member.placed.clear();
+                }
                 log::debug!("budget: the probes are away after a window with {share:?}");
                 *self.losses.entry(PROBES_AWAY.name.to_owned()).or_default() += 1;
                 if first {
@@ -205,14 +208,18 @@ impl Session {
                 }
             }
             Order::Back => {
-                let placed = self
-                    .probes
-                    .attach(&self.process, &heap.allocator, &heap.points);
-                if let Err(error) = placed {
-                    if self.process.has_ended() {
-                        return Ok(()); // which is seen elsewhere
+                for member in self.members.alive_mut() {
+                    let Some(process) = &member.process else {
+                        continue;
+                    };
+                    let mut found = member.allocators.iter().filter_map(|&it| heap.get(it));
+                    let placed = found
+                        .try_for_each(|it| self.probes.attach(process, &it.allocator, &it.points));
+                    match placed {
+                        Ok(()) => member.placed.clone_from(&member.allocators),
+                        Err(_) if process.has_ended() => {}
+                        Err(error) => return Err(error),
                     }
-                    return Err(error);
                 }
                 let share = governed.look()?;
                 log::debug!(

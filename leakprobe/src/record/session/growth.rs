@@ -161,6 +161,9 @@ impl Growth {
                 );
             }
         }
+        if let Some(why) = self.meter.as_ref().and_then(overhead::Faults::failure) {
+            notes.push(format!("what the recording costs is not known: {why}"));
+        }
         if let Err(why) = &self.system_calls {
             losses.insert(RANGES_NOT_RECORDED.name.to_owned(), 1);
             notes.push(format!("growth by brk and mmap was not recorded: {why}"));

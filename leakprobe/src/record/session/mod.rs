@@ -2,13 +2,21 @@
 
 mod attach;
 mod budget;
+mod death;
 mod exec;
 mod growth;
 mod heap;
+mod history;
+mod late;
+mod many;
+mod mappings;
+mod members;
+mod memory;
+mod snapshot;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,45 +26,75 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+pub use self::attach::{Again, Wanted};
 use self::budget::Governed;
-use self::exec::SEARCH;
+use self::death::Deaths;
 use self::growth::Growth;
 use self::heap::Heap;
+use self::late::{LOOK, Look};
+use self::many::Tree;
+use self::mappings::Mapped;
+use self::members::{Member, Members};
+use self::memory::Memory;
 use self::tables::TableErrors;
+use super::fate::Fate;
+use super::files::Files;
 use super::progress::Progress;
+use super::snapshots::Snapshots;
+use crate::analyze::growth::History;
 use crate::cli::Config;
-use crate::overhead::Meter;
+use crate::overhead::{CpuTime, Meter};
 use crate::probe::{Probes, danger};
 use crate::snapshot::counts::{EXEC_GAP, MODULES_NOT_UNWOUND, UNREADABLE_EVENTS};
 use crate::snapshot::{Ages, Event, Maps, REFRESH, Snapshot, Stacks, Totals, now};
-use crate::symbolize::{Header, Names, Profile, Sampling, profile};
+use crate::symbolize::{Choice, Header, Names, Profile, Sampling, View, profile};
 use crate::target::{AllocatorInfo, Process, TargetInfo};
 use crate::unwind::Unwinder;
 
+/// Seconds after which it is looked whether processes have come that no recorded one has forked.
+const OTHERS: u64 = 2;
+
 /// A recording that goes on.
 pub struct Session {
-    process: Process,
-    target: TargetInfo,
+    members: Members,
+    /// What is kept of many processes.
+    tree: Tree,
     subject: Subject,
     sampling: Option<Sampling>,
     probes: Probes,
     events: AsyncFd<RingBuf<MapData>>,
     maps: Maps,
     stacks: Stacks,
+    /// If what the process maps is followed.
+    mapped: Option<Mapped>,
     unwinder: Unwinder,
     table_errors: TableErrors,
+    /// When to look for allocators that were loaded since, at the earliest.
+    next_look: Instant,
     names: Names,
     /// With a budget it measures instead of the meter.
     governed: Option<Governed>,
     meter: Option<Meter>,
-    space: u64,
+    cpu: CpuTime,
     began: Instant,
+    /// The same on the clock of the kernel side.
+    began_at: u64,
     attach_time: Duration,
-    trampoline: Option<u64>,
+    again: Option<Again>,
     interrupt: Signal,
     terminate: Signal,
     losses: BTreeMap<String, u64>,
     notes: Vec<String>,
+    fate: Fate,
+    memory: Memory,
+    deaths: Deaths,
+    /// Whether a numbered report could not be written.
+    snapshot_failed: bool,
+    /// What each stack had live over time, as of when the sums of all, and when it is to be looked at again.
+    history: History,
+    totals: Totals,
+    next_history: Instant,
+    choice: Choice,
 }
 
 /// What is recorded of the process.
@@ -71,16 +109,29 @@ enum Subject {
 pub type Print<'a> = dyn FnMut(&Profile, &Config) -> Result<()> + 'a;
 
 impl Session {
-    /// The process.
+    /// The process, or the first of them.
     pub fn target(&self) -> &TargetInfo {
-        &self.target
+        &self.members.target
     }
 
-    /// What is probed; `None` in growth mode.
-    pub fn allocator(&self) -> Option<AllocatorInfo> {
+    /// How many processes there are.
+    pub fn processes(&self) -> usize {
+        self.members.alive().count()
+    }
+
+    /// What is probed: what serves the first process, and the others; none in growth mode.
+    pub fn allocators(&self) -> (Option<AllocatorInfo>, Vec<AllocatorInfo>) {
         match &self.subject {
-            Subject::Heap(heap) => Some(heap.allocator.info()),
-            Subject::Growth(_) => None,
+            Subject::Heap(heap) => {
+                let first = self.members.first().and_then(|it| it.allocators.first());
+                let first = first.copied().or((heap.len() > 0).then_some(0));
+                let others = match self.members.first() {
+                    Some(only) if !self.members.are_many() => heap.infos(&only.allocators, first),
+                    _ => heap.infos(&heap.all(), first),
+                };
+                (heap.info(first), others)
+            }
+            Subject::Growth(_) => (None, Vec::new()),
         }
     }
 
@@ -90,7 +141,7 @@ impl Session {
             Subject::Heap(heap) => format!(
                 "{} probes on {} functions",
                 self.probes.placed(),
-                heap.points.len()
+                heap.functions()
             ),
             Subject::Growth(growth) => format!("page faults of {} threads", growth.threads()),
         }
@@ -110,14 +161,17 @@ impl Session {
         &mut self,
         config: &Config,
         progress: &mut Progress,
+        snapshots: &mut Snapshots,
+        files: &mut Files,
         print: &mut Print<'_>,
     ) -> Result<()> {
-        let ended = watch(self.process.pidfd().try_clone_to_owned()?)
-            .context("failed to watch for the end of the target")?;
+        let mut ended = self.watch_end()?;
         let mut seconds = interval(Duration::from_secs(1));
         let mut prints = interval(config.interval);
         prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prints.tick().await; // the first is at once
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let deadline = config.duration.map(|duration| self.began + duration);
         loop {
             let deadline = async {
@@ -126,10 +180,11 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let next_search = self.next_search();
             let search = async {
-                match &self.subject {
-                    Subject::Heap(heap) if heap.searching.is_some() => sleep(SEARCH).await,
-                    _ => std::future::pending().await,
+                match next_search {
+                    Some(pause) => sleep(pause).await,
+                    None => std::future::pending().await,
                 }
             };
             let look = async {
@@ -140,6 +195,7 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let history = tokio::time::sleep_until(self.next_history.into());
             let refresh = async {
                 match self.stacks.waits() {
                     true => sleep(REFRESH).await,
@@ -150,25 +206,40 @@ impl Session {
                 biased;
                 _ = self.interrupt.recv() => return Ok(()),
                 _ = self.terminate.recv() => return Ok(()),
-                _ = ended.readable() => {
-                    progress.say(&format!("process {} has ended", self.target.pid));
-                    return Ok(());
+                _ = end(&ended) => {
+                    self.drain(progress)?;
+                    if let Some(end) = self.end()? {
+                        progress.say(&end);
+                        return Ok(());
+                    }
+                    ended = self.watch_end()?;
                 }
                 () = deadline => return Ok(()),
                 () = look => self.keep_budget(progress)?,
                 () = search => self.search_allocator(progress)?,
-                () = refresh => self.locate(false),
+                () = history => self.look_at_stacks()?,
+                () = refresh => self.locate(false)?,
+                () = snapshots.due() => self.leave_snapshot(config, progress, files)?,
+                _ = looks.tick(), if matches!(self.subject, Subject::Heap(_)) => self.look_for_allocators(Look::Late, progress)?,
                 guard = self.events.readable() => {
                     guard.context("failed to watch the ring buffer")?.clear_ready();
                     self.drain(progress)?;
+                    self.tell_of_deaths(config, progress, files)?;
                 }
                 _ = seconds.tick() => {
+                    self.fate.look();
                     self.catch_up_with_tables();
-                    self.probes.spare_children(&self.process);
-                    self.locate(false);
-                    let totals = self.totals_now()?;
+                    if let Some(Member { process: Some(process), .. }) = self.members.first() {
+                        self.probes.spare_children(process);
+                    }
+                    self.bury(config.min_age.unwrap_or_default())?;
+                    if self.began.elapsed().as_secs().is_multiple_of(OTHERS) {
+                        self.take_in_others()?;
+                    }
+                    self.locate(false)?;
+                    self.follow_memory(self.totals.live_bytes);
                     let (overhead, too_much_of_it) = self.overhead_now();
-                    progress.status(self.began.elapsed(), &totals, overhead);
+                    progress.status(self.began.elapsed(), &self.totals, overhead);
                     if too_much_of_it && config.guard {
                         let why = too_much(config);
                         progress.say(&why);
@@ -183,6 +254,16 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Watches for the end of the process; of many, of the one that came first.
+    fn watch_end(&self) -> Result<Option<AsyncFd<OwnedFd>>> {
+        let processes = self.members.alive().filter_map(|it| it.process.as_ref());
+        let first = processes.map(Process::pidfd).next();
+        first
+            .map(|pidfd| watch(pidfd.try_clone_to_owned()?))
+            .transpose()
+            .context("failed to watch for the end of the target")
     }
 
     /// What the probes took of the last second, percent, and whether it is time to stop for it.
@@ -202,24 +283,35 @@ impl Session {
 
     /// Takes in what the kernel side announced.
     fn drain(&mut self, progress: &mut Progress) -> Result<()> {
-        let mut exec = None;
-        while let Some(record) = self.events.get_mut().next() {
-            match Event::parse(&record) {
+        loop {
+            let record = self.events.get_mut().next();
+            let Some(event) = record.map(|record| Event::parse(&record)) else {
+                break;
+            };
+            match event {
                 Some(Event::Stack {
                     key,
+                    space,
                     addresses,
                     end,
-                }) if key.space == self.space => {
-                    self.stacks.add(key, addresses, end);
-                }
-                Some(Event::Stack { .. }) => {} // of a program that is gone
+                }) => self.stacks.add(key, space, addresses, end),
                 Some(Event::Exec {
                     space,
                     by_main_thread,
-                }) => {
-                    self.space = space;
-                    exec = Some(by_main_thread);
-                }
+                    before,
+                }) if self.members.are_many() => self.exec(space, &before, by_main_thread)?,
+                Some(Event::Exec {
+                    space,
+                    by_main_thread,
+                    before,
+                }) => self.start_over(before.space, space, by_main_thread, progress)?,
+                Some(Event::Mapping(event)) => self.see_mapping(&event),
+                Some(Event::Fork(child)) => self.fork(&child)?,
+                Some(Event::Exit {
+                    process,
+                    status,
+                    time,
+                }) => self.exit(&process, status, time),
                 None => {
                     *self
                         .losses
@@ -228,48 +320,34 @@ impl Session {
                 }
             }
         }
-        if let Some(by_main_thread) = exec {
-            self.start_over(by_main_thread, progress)?;
-        }
-        self.locate(false);
-        if self.trampoline != self.stacks.trampoline()
-            && let Some(address) = self.stacks.trampoline()
-        {
-            self.trampoline = Some(address);
-            self.probes.set_trampoline(address)?;
+        self.locate(false)
+    }
+
+    /// Locates the stacks that have arrived. If processes have mapped something for that, the kernel
+    /// side gets tables for it.
+    fn locate(&mut self, now: bool) -> Result<()> {
+        for space in self.stacks.locate(now) {
+            self.update_tables(space);
+            let trampoline = self.stacks.trampoline(space);
+            if let Some(member) = self.members.get_mut(space)
+                && let Some(address) = trampoline
+                && member.trampoline != trampoline
+            {
+                member.trampoline = trampoline;
+                self.probes.set_trampoline(space, address)?;
+            }
         }
         Ok(())
     }
 
-    /// Locates the stacks that have arrived. If the target has mapped something for that, the kernel
-    /// side gets tables for it.
-    fn locate(&mut self, now: bool) {
-        if self.stacks.locate(self.process.pid(), now) {
-            self.update_tables();
-        }
-    }
-
-    fn note_others(&mut self) {
-        if let Subject::Heap(heap) = &self.subject {
-            heap.note_others(&mut self.losses, &mut self.notes);
-        }
-    }
-
     /// Whether a new program's allocator is looked for.
     fn is_searching(&self) -> bool {
-        matches!(&self.subject, Subject::Heap(heap) if heap.searching.is_some())
+        self.members.alive().any(|it| it.searching.is_some())
     }
 
-    /// Sums as of now, for the status.
-    fn totals_now(&mut self) -> Result<Totals> {
-        Ok(match &mut self.subject {
-            Subject::Heap(_) => self.maps.totals(self.space)?.totals,
-            Subject::Growth(growth) => {
-                growth
-                    .glance(&self.maps, &self.process, self.space, now()?)?
-                    .totals
-            }
-        })
+    /// The only process's address space, or the first one's.
+    fn space(&self) -> u64 {
+        self.members.first().map_or(0, |member| member.space)
     }
 
     /// What is there as of `now`; the final one once nothing is recorded any more.
@@ -279,16 +357,27 @@ impl Session {
         now: u64,
         is_final: bool,
     ) -> Result<Snapshot> {
-        let space = self.space;
-        match (&mut self.subject, min_age) {
-            (Subject::Heap(_), None) => self.maps.totals(space),
-            (Subject::Heap(_), Some(min_age)) => {
+        if self.members.are_many() {
+            let ages = self.ages(min_age.unwrap_or_default(), now);
+            return self.snapshot_of_many(ages);
+        }
+        let space = self.space();
+        match (&mut self.subject, min_age, self.members.first()) {
+            (
+                Subject::Growth(growth),
+                min_age,
+                Some(Member {
+                    process: Some(process),
+                    ..
+                }),
+            ) => {
+                let age = (min_age.unwrap_or_default(), now);
+                growth.look(&self.maps, process, space, is_final, age)
+            }
+            (_, None, _) => self.maps.totals(space),
+            (_, Some(min_age), _) => {
                 let ages = self.ages(min_age, now);
                 self.maps.blocks(space, ages)
-            }
-            (Subject::Growth(growth), min_age) => {
-                let age = (min_age.unwrap_or_default(), now);
-                growth.look(&self.maps, &self.process, space, is_final, age)
             }
         }
     }
@@ -310,41 +399,68 @@ impl Session {
                 Some(growth)
             }
         };
+        notes.extend(self.members.unnamed());
+        self.note_mappings(&mut losses, &mut notes);
         let reading = self.meter.as_ref().map(Meter::reading);
         let reading = reading.unwrap_or_default();
-        notes.extend(
-            reading
-                .failure
-                .map(|why| format!("what the recording costs is not known: {why}")),
-        );
+        notes.extend(reading.failure.map(|why| {
+            format!("what the recording costs is not known, and no guard ends it: {why}")
+        }));
         let governed = self.governed.as_ref();
+        let (allocator, other_allocators) = self.allocators();
+        let (account, rss) = self.memory();
         Header {
-            target: self.target.clone(),
-            allocator: self.allocator(),
+            target: self.members.target.clone(),
+            allocator,
+            other_allocators,
+            processes: self.reports(),
             growth: growth.map(|growth| growth.describe()),
+            mappings: None,
             sampling: governed.map_or(self.sampling, |it| it.sampling(self.sampling)),
             overhead: match growth {
                 Some(growth) => growth.overhead(),
                 None => governed.map_or(reading.overall, Governed::overall),
             },
             budget: governed.map(Governed::account),
+            began_at: self.began_at,
             duration: self.began.elapsed(),
+            account,
+            heap: self.memory.heap.clone(),
+            rss,
+            death: self.deaths.of_target().cloned(),
             losses,
             notes,
         }
     }
 
     fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
-        self.locate(true);
+        self.locate(true)?;
         let mut snapshot = self.snapshot(min_age, now()?, false)?;
         snapshot.unbalanced = 0; // the target runs on while the maps are read
-        Ok(profile(
-            self.header(),
-            &snapshot,
-            &self.stacks,
-            &mut self.names,
+        let header = Header {
+            mappings: self.mappings(None)?,
+            ..self.header()
+        };
+        Ok(self.profile_of(header, &snapshot, min_age, top))
+    }
+
+    /// Makes a profile of a snapshot.
+    fn profile_of(
+        &mut self,
+        header: Header,
+        snapshot: &Snapshot,
+        min_age: Option<Duration>,
+        top: usize,
+    ) -> Profile {
+        let view = View {
+            choice: &self.choice,
+            history: &self.history,
+            settled_until: header
+                .duration
+                .saturating_sub(self.settle(min_age.unwrap_or_default())),
             top,
-        ))
+        };
+        profile(header, snapshot, &self.stacks, &mut self.names, view)
     }
 
     /// Which live blocks count, as of a moment.
@@ -353,6 +469,7 @@ impl Session {
             now,
             min,
             unseen: self.governed.as_ref().and_then(Governed::unseen),
+            settle: self.settle(min),
         }
     }
 
@@ -370,15 +487,20 @@ impl Session {
     ///
     /// If the maps cannot be read.
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
+        self.drain(&mut Progress::new(true))?;
+        let moment = self.look_at_mappings();
+        // Only now, so that what is recorded and what it is said to have cost end together.
         if let Some(meter) = &mut self.meter {
             meter.end();
         }
         self.overhead_now();
         let stopped = now()?;
         self.probes.stop()?;
+        self.account_now();
         let duration = self.began.elapsed();
-        let placed = self.probes.take();
+        let (placed, calls) = (self.probes.take(), self.probes.take_calls());
         self.probes.detach_in_background(placed);
+        self.probes.detach_in_background(calls);
         if let Some(meter) = &mut self.meter {
             meter.stop(); // of a very short recording it may still measure traps
         }
@@ -386,28 +508,30 @@ impl Session {
             governed.look()?;
         }
         self.drain(&mut Progress::new(true))?;
-        self.locate(true);
-        if let Subject::Heap(heap) = &mut self.subject
-            && heap.searching.take().is_some()
-        {
+        self.locate(true)?;
+        if !self.members.are_many() && self.is_searching() {
             *self.losses.entry(EXEC_GAP.name.to_owned()).or_default() += 1;
             self.notes.push(
                 "the new program's allocator was not found before the recording ended".to_owned(),
             );
         }
         let snapshot = self.snapshot(Some(min_age), stopped, true)?;
+        let mappings = self.mappings(moment.as_ref())?;
         // Only now: what was still in the ring buffer may have added losses and notes.
         let header = Header {
             duration,
+            mappings,
             ..self.header()
         };
-        Ok(profile(
-            header,
-            &snapshot,
-            &self.stacks,
-            &mut self.names,
-            usize::MAX,
-        ))
+        Ok(self.profile_of(header, &snapshot, Some(min_age), usize::MAX))
+    }
+}
+
+/// Waits for the end of a process; for ever, if there is none to wait for.
+async fn end(pidfd: &Option<AsyncFd<OwnedFd>>) {
+    match pidfd {
+        Some(pidfd) => drop(pidfd.readable().await),
+        None => std::future::pending().await,
     }
 }
 

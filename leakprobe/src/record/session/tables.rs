@@ -66,16 +66,17 @@ impl TableErrors {
 }
 
 impl Session {
-    /// Gives the kernel side tables for what the target has mapped, unless that has failed just now.
-    pub(super) fn update_tables(&mut self) {
+    /// Gives the kernel side tables for what a process has mapped, unless that has failed just now.
+    pub(super) fn update_tables(&mut self, space: u64) {
         if self.table_errors.pauses(Instant::now()) {
             return;
         }
-        let mappings = self.stacks.mappings();
-        match self
-            .unwinder
-            .refresh(self.process.pid(), self.space, mappings)
-        {
+        let (Some(member), Some(mappings)) = (self.members.get(space), self.stacks.mappings(space))
+        else {
+            return;
+        };
+        let place = (space, member.program);
+        match self.unwinder.refresh(member.pid(), place, mappings) {
             Ok(()) => self.table_errors.settle(),
             Err(error) => {
                 let text = format!("{error:#}");
@@ -88,8 +89,12 @@ impl Session {
     /// Makes good for an update that failed. The stacks that suffer do not ask for it: their
     /// mappings are known.
     pub(super) fn catch_up_with_tables(&mut self) {
-        if self.table_errors.again.is_some() {
-            self.update_tables();
+        if self.table_errors.again.is_none() {
+            return;
+        }
+        let spaces: Vec<u64> = self.members.alive().map(|member| member.space).collect();
+        for space in spaces {
+            self.update_tables(space);
         }
     }
 }

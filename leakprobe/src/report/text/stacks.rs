@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use super::processes;
 use super::style::Styles;
+use crate::analyze::rank::Rank;
 use crate::report::escape::{shorten, shorten_path, visible};
-use crate::report::{Options, human, words};
+use crate::report::{Options, human, ranking, words};
+use crate::snapshot::Totals;
 use crate::symbolize::{Frame, Profile, Stack};
 
 /// Nothing can be read in fewer columns than this.
@@ -15,10 +18,10 @@ const INDENT: usize = 6;
 /// Of a deep stack this many frames are shown at the leaf, and at the root.
 const FRAMES_SHOWN: (usize, usize) = (24, 6);
 
-/// The stacks to show, those with the most live bytes first. Blocks of zero bytes are live too.
-fn live(profile: &Profile) -> impl Iterator<Item = &Stack> {
+/// The stacks to show, the first ones first.
+fn shown(profile: &Profile) -> impl Iterator<Item = &Stack> {
     let stacks = profile.stacks.iter();
-    stacks.filter(|stack| stack.totals.live_count > 0 || stack.mapped.is_some())
+    stacks.filter(|stack| ranking::is_shown(profile, stack))
 }
 
 /// Writes the top stacks with their frames.
@@ -32,18 +35,18 @@ pub fn write(
         bold, bytes, dim, ..
     } = styles;
     let terms = words::Terms::of(profile);
-    let all = live(profile).count();
+    let all = shown(profile).count();
     if all == 0 {
         return writeln!(out, "{bold}{}{bold:#}", words::nothing_live(profile));
     }
     let heading = format!(
-        "Top {} of {} stacks by {} bytes",
+        "Top {} of {} stacks by {}",
         options.top.min(all),
         human::count(all as u64),
-        terms.live
+        ranking::what(profile)
     );
     writeln!(out, "{bold}{heading}{bold:#}")?;
-    for (index, stack) in live(profile).take(options.top).enumerate() {
+    for (index, stack) in shown(profile).take(options.top).enumerate() {
         let totals = &stack.totals;
         let rank = index + 1;
         let amount = human::bytes(totals.live_bytes);
@@ -67,8 +70,17 @@ pub fn write(
             human::count(totals.freed_count),
             ages(stack),
         )?;
+        if let Some(growth) = ranking::growth(stack.growth) {
+            writeln!(out, "     {dim}{growth}{dim:#}")?;
+        }
+        if let Some(peak) = words::peak_of(stack) {
+            writeln!(out, "     {dim}{peak}{dim:#}")?;
+        }
         if let Some(mapped) = words::mapped(stack.mapped) {
             writeln!(out, "     {dim}{mapped}{dim:#}")?;
+        }
+        if let Some(shares) = processes::shares(stack) {
+            writeln!(out, "     {dim}{shares}{dim:#}")?;
         }
         write_frames(&stack.frames, options.width, styles, out)?;
         if let Some(end) = words::end(stack) {
@@ -86,22 +98,26 @@ pub fn write_brief(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let bytes = styles.bytes;
-    let stacks: Vec<_> = live(profile).take(options.top).collect();
-    let counts = stacks
-        .iter()
-        .map(|stack| human::count(stack.totals.live_count));
-    let digits = counts.map(|count| count.len()).max().unwrap_or(0);
-    let intervals = stacks.iter().map(|stack| stack.interval.as_ref());
-    let widths = intervals.map(|interval| words::between(interval).len());
-    let interval_width = widths.max().unwrap_or(0);
-    for stack in stacks {
-        let amount = human::bytes(stack.totals.live_bytes);
-        let share = human::share(stack.totals.live_bytes, profile.totals.live_bytes);
-        let count = human::count(stack.totals.live_count);
-        let unit = words::Terms::of(profile).unit(stack.totals.live_count);
-        let between = words::between(stack.interval.as_ref());
-        let figures =
-            format!("{between:<interval_width$} in {count:>digits$} {unit:<6}  {share:>6}  ");
+    let stacks: Vec<_> = shown(profile).take(options.top).collect();
+    let figures: Vec<Figure> = stacks.iter().map(|it| Figure::of(profile, it)).collect();
+    let widest = |text: fn(&Figure) -> &String| {
+        let widths = figures.iter().map(|figure| text(figure).chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let interval_width = widest(|it| &it.between);
+    let detail_width = widest(|it| &it.detail);
+    let growth_width = widest(|it| &it.growth);
+    for (stack, figure) in stacks.into_iter().zip(&figures) {
+        let Figure {
+            amount,
+            between,
+            detail,
+            share,
+            growth,
+        } = figure;
+        let figures = format!(
+            "{between:<interval_width$} {detail:>detail_width$}  {share:>6}  {growth:<growth_width$}"
+        );
         let room = options
             .width
             .max(MIN_WIDTH)
@@ -110,6 +126,54 @@ pub fn write_brief(
         writeln!(out, "  {bytes}{amount:>10}{bytes:#}{figures}{callers}")?;
     }
     Ok(())
+}
+
+/// What one line says of a stack beside its names.
+struct Figure {
+    amount: String,
+    between: String,
+    detail: String,
+    share: String,
+    /// Only where they are sorted by it.
+    growth: String,
+}
+
+impl Figure {
+    fn of(profile: &Profile, stack: &Stack) -> Self {
+        let Totals {
+            live_bytes,
+            live_count,
+            allocated_bytes,
+            allocated_count,
+            ..
+        } = stack.totals;
+        let terms = words::Terms::of(profile);
+        let blocks = |count| format!("in {} {:<6}", human::count(count), terms.unit(count));
+        let (bytes, all, detail) = match profile.sorted_by {
+            Rank::Allocated => (
+                allocated_bytes,
+                profile.totals.allocated_bytes,
+                blocks(allocated_count),
+            ),
+            Rank::Peak => (
+                ranking::at_peak(stack),
+                profile.peak.map_or(0, |peak| peak.live_bytes),
+                format!("at the peak, {} now", human::bytes(live_bytes)),
+            ),
+            _ => (live_bytes, profile.totals.live_bytes, blocks(live_count)),
+        };
+        let is_live = bytes == live_bytes;
+        let interval = stack.interval.as_ref().filter(|_| is_live);
+        let by_growth = profile.sorted_by == Rank::Growth;
+        let rate = ranking::growth(stack.growth).filter(|_| by_growth);
+        Self {
+            amount: human::bytes(bytes),
+            between: words::between(interval),
+            detail,
+            share: human::share(bytes, all),
+            growth: rate.map_or(String::new(), |rate| format!("{rate}  ")),
+        }
+    }
 }
 
 /// The names from the leaf on, as many as fit.
@@ -178,7 +242,7 @@ fn ages(stack: &Stack) -> String {
 }
 
 /// Writes the frames, leaf first, one per line; of a deep stack the middle is left out.
-fn write_frames(
+pub(super) fn write_frames(
     frames: &[Frame],
     width: usize,
     styles: &Styles,

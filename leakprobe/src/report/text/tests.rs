@@ -30,6 +30,18 @@ fn golden() {
 }
 
 #[test]
+fn golden_dead() {
+    let heads = sample::dead().map(|profile| {
+        let text = text(&profile, options(0, false));
+        text.lines()
+            .take(4)
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    });
+    insta::assert_snapshot!(heads.join("\n"));
+}
+
+#[test]
 fn golden_narrow() {
     let options = Options {
         width: 80,
@@ -48,6 +60,11 @@ fn golden_sampled() {
     let profile = sample::sampled();
     let text = text(&profile, options(10, false));
     insta::assert_snapshot!(format!("{text}\n{}", top(&profile, options(2, false))));
+}
+
+#[test]
+fn golden_many() {
+    insta::assert_snapshot!(text(&sample::many(), options(2, false)));
 }
 
 #[test]
