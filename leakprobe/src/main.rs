@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use leakprobe::cli::{self, Command, Order};
-use leakprobe::probe::tree;
+use leakprobe::probe::{guardian, tree};
 use leakprobe::target::proc_fs::{self, Shows};
 use leakprobe::{doctor, overhead, pid_namespace, ps, record};
 
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     let second = second.unwrap_or_default();
     let child = match first.to_str() {
         Some(overhead::CHILD) => Some(overhead::run_child(&second.to_string_lossy())),
+        Some(guardian::GUARDIAN) => Some(guardian::run_guardian(&second.to_string_lossy())),
         Some(tree::GUARDIAN) => Some(tree::run_guardian(&second.to_string_lossy())),
         _ => None,
     };

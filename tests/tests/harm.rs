@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use leakprobe_tests::code::patched_code;
 use leakprobe_tests::{LIMIT, Leakprobe, Victim, assert_exact, leakprobe_path};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where the probes go into the libc, into musl's loader, and into the executable itself.
 const FLAVORS: [&str; 3] = ["glibc", "musl", "musl-static"];
@@ -114,6 +114,38 @@ fn killed_on_the_way() {
             go_on_without_probes(victim);
         }
     }
+}
+
+/// With what looks after its probes, as when a container ends: what stays in the code then goes with the
+/// next one's.
+#[test]
+fn killed_with_its_guardian() {
+    let mut victim = busy_victim("glibc");
+    let pid = victim.pid();
+    let leakprobe = Leakprobe::attach(pid, &[]);
+    let mut guardians = children(leakprobe.pid());
+    guardians.retain(|&child| {
+        let words = std::fs::read_to_string(format!("/proc/{child}/cmdline"));
+        words.is_ok_and(|words| words.contains("probe-guardian"))
+    });
+    assert_eq!(guardians.len(), 1, "one looks after the probes");
+    let all = patched(pid);
+    leakprobe.signal(Signal::INT);
+    wait_until("a probe has gone", || patched(pid) < all);
+    kill_process(guardians[0], Signal::KILL).expect("it is there");
+    leakprobe.signal(Signal::KILL);
+    leakprobe.end();
+    round(&mut victim);
+    Leakprobe::attach(pid, &[]).interrupt().report();
+    go_on_without_probes(victim);
+}
+
+fn children(parent: u32) -> Vec<Pid> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let children = std::fs::read_to_string(path).expect("children of a process");
+    let children = children.split_whitespace().map(|it| it.parse());
+    let children = children.map(|it| it.ok().and_then(Pid::from_raw));
+    children.map(|it| it.expect("a PID")).collect()
 }
 
 /// Bytes of code that are not as in the file.

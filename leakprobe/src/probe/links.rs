@@ -14,6 +14,7 @@ use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink,
 use leakprobe_common::Signature;
 
 use super::functions::Kind;
+use super::guardian::Guardian;
 use super::multi::{self, Code, LinkKind, Places};
 use super::object::Programs;
 use super::plan::Point;
@@ -85,6 +86,8 @@ pub struct Linker {
     calls: Option<OwnedFd>,
     placed: Vec<Placed>,
     tree: Tree,
+    /// Once there is something to guard.
+    guardian: Option<Guardian>,
 }
 
 /// Where links of many probes were placed.
@@ -187,6 +190,7 @@ impl Linker {
             calls: None,
             placed: Vec::new(),
             tree: Tree::default(),
+            guardian: None,
         })
     }
 
@@ -283,6 +287,8 @@ impl Linker {
             let placed = self.tree.attach(process, allocator, points, &programs)?;
             return Ok(placed.into_iter().map(Link::Tree).collect());
         }
+        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+        self.guard(allocator.object().file(), &offsets)?;
         // The open file is the mapped one, whatever its path leads to by now.
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
         let path = allocator.object().path();
@@ -321,10 +327,18 @@ impl Linker {
                 probes: points.len() * plan.probes(),
             });
         }
-        let offsets = points.iter().map(|point| point.offset).collect();
         let file = allocator.object().file();
         self.note_placed(allocator.identity(), false, file, offsets)?;
         Ok(links)
+    }
+
+    /// Tells the guardian where there will be probes.
+    fn guard(&mut self, file: &File, offsets: &[u64]) -> Result<()> {
+        let guardian = match self.guardian.take() {
+            Some(guardian) => guardian,
+            None => Guardian::start(self.way)?,
+        };
+        self.guardian.insert(guardian).expect(file, offsets)
     }
 
     /// Notes where links were placed.
@@ -360,6 +374,8 @@ impl Linker {
         points: &[system_calls::Point],
     ) -> Result<Vec<Link>> {
         const PROGRAM: &str = "map_call";
+        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
+        self.guard(file, &offsets)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let Some(programs) = &self.programs else {
             let program = uprobe(ebpf, PROGRAM)?;
@@ -374,7 +390,6 @@ impl Linker {
         };
         let program = self.calls.insert(program);
         let path = CString::new(path).context("a path with a zero in it")?;
-        let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
         let cookies: Vec<u64> = points.iter().map(|point| point.cookie).collect();
         let places = Places {
             file: &path,

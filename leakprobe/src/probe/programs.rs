@@ -475,6 +475,8 @@ impl Probes {
 
 impl Drop for Probes {
     fn drop(&mut self) {
+        self.detach();
+        self.calls.clear();
         self.wait_for_detach();
     }
 }

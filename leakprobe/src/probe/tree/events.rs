@@ -4,10 +4,12 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use aya_obj::generated::perf_event_attr;
+
+use crate::probe::perf;
 
 // Numbers from the kernel's include/uapi/linux/perf_event.h.
 const PERF_TYPE_SOFTWARE: u32 = 1;
@@ -15,7 +17,6 @@ const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_COUNT_SW_DUMMY: u64 = 9;
 const PERF_SAMPLE_TID: u64 = 1 << 1;
 const PERF_SAMPLE_READ: u64 = 1 << 4;
-const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
 /// For whom an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn open(number: u64, thread: u32, reach: Reach) -> io::Result<OwnedFd> {
     if reach == Reach::All && stay_with_their_threads() {
         attributes.sample_type = PERF_SAMPLE_READ | PERF_SAMPLE_TID;
     }
-    open_event(&attributes, thread)
+    perf::open(&attributes, thread)
 }
 
 /// Whether this kernel can be told to leave the events of two threads with their threads (Linux 6.12).
@@ -54,7 +55,7 @@ pub fn stay_with_their_threads() -> bool {
         let mut attributes = attributes(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY, Reach::All);
         attributes.sample_type = PERF_SAMPLE_READ | PERF_SAMPLE_TID;
         let this = 0;
-        open_event(&attributes, this).is_ok()
+        perf::open(&attributes, this).is_ok()
     })
 }
 
@@ -68,26 +69,6 @@ fn attributes(kind: u32, config: u64, reach: Reach) -> perf_event_attr {
     attributes.set_inherit(u64::from(reach != Reach::This));
     attributes.set_inherit_thread(u64::from(reach == Reach::Process));
     attributes
-}
-
-fn open_event(attributes: &perf_event_attr, thread: u32) -> io::Result<OwnedFd> {
-    let (any_cpu, no_group) = (-1, -1);
-    // SAFETY: the kernel reads as much as the structure says.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_perf_event_open,
-            std::ptr::from_ref(attributes),
-            thread as libc::pid_t,
-            any_cpu,
-            no_group,
-            PERF_FLAG_FD_CLOEXEC,
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
 #[cfg(test)]
