@@ -44,7 +44,9 @@ fn compare(package: &str, paths: &[&str]) -> BTreeMap<u32, usize> {
     let path = paths.iter().map(Path::new).find(|path| path.exists());
     let path = path.unwrap_or_else(|| panic!("none of {paths:?}: install {package}"));
     let image = Image::open(&File::open(path).expect("a library")).expect("an ELF file");
+    let began = std::time::Instant::now();
     let sites = find(&image).expect("code");
+    println!("{:?}", began.elapsed());
     let lines = listing(path);
     let mut counts = BTreeMap::new();
     for call in &sites.calls {
@@ -64,9 +66,10 @@ fn compare(package: &str, paths: &[&str]) -> BTreeMap<u32, usize> {
         }
     }
     println!(
-        "{}: {counts:?}, {} of unknown number",
+        "{}: {counts:?}, {} of unknown number, {} not reached",
         path.display(),
-        sites.unknown
+        sites.unknown,
+        sites.unreached
     );
     assert_eq!(sites.hidden, 0);
     counts

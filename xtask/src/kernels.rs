@@ -55,35 +55,49 @@ pub fn run(only: Option<&str>, object: Option<&Path>) -> Result<Sum> {
     let tests = TESTS.map(tests).into_iter().collect::<Result<Vec<_>>>()?;
     initramfs::build(&initrd, &image::program(object)?, &tests)?;
 
-    let mut total = Sum::default();
-    for kernel in chosen {
-        let image = kernel.image(&fixtures.join("kernels").join(kernel.name))?;
-        let outcome = qemu::boot(&image, &initrd, LIMIT)
-            .with_context(|| format!("failed to boot kernel {}", kernel.name))?;
-        let release = outcome.release.as_deref().unwrap_or("none");
-        if !release.starts_with(&format!("{}.", kernel.name)) {
-            bail!(
-                "kernel {} did not get to its tests (release: {release})",
-                kernel.name
-            );
-        }
-        if outcome.exit.is_none() {
-            bail!(
-                "kernel {}: the tests did not end within {} s",
-                kernel.name,
-                LIMIT.as_secs()
-            );
-        }
-        let Some(sum) = outcome.sum.filter(|sum| sum.passed > 0) else {
-            bail!("kernel {}: no test passed", kernel.name);
+    // Each needs one CPU.
+    let sums = std::thread::scope(|scope| {
+        let boot = |kernel: &&'static Kernel| {
+            let kernel = *kernel;
+            let (fixtures, initrd) = (&fixtures, &initrd);
+            scope.spawn(move || kernel.test(fixtures, initrd))
         };
-        println!("KERNEL {}: {sum}", kernel.name);
-        total.add(sum);
+        let machines: Vec<_> = chosen.iter().map(boot).collect();
+        let ended = machines.into_iter().map(|it| it.join());
+        let panicked = |_| bail!("the thread of a kernel panicked");
+        ended
+            .map(|it| it.unwrap_or_else(panicked))
+            .collect::<Vec<_>>()
+    });
+    let mut total = Sum::default();
+    for sum in sums {
+        total.add(sum?);
     }
     Ok(total)
 }
 
 impl Kernel {
+    /// Boots it, and lets it run the tests of an initramfs.
+    fn test(&self, fixtures: &Path, initrd: &Path) -> Result<Sum> {
+        let name = self.name;
+        let image = self.image(&fixtures.join("kernels").join(name))?;
+        let outcome = qemu::boot(name, &image, initrd, LIMIT)
+            .with_context(|| format!("failed to boot kernel {name}"))?;
+        let release = outcome.release.as_deref().unwrap_or("none");
+        if !release.starts_with(&format!("{name}.")) {
+            bail!("kernel {name} did not get to its tests (release: {release})");
+        }
+        if outcome.exit.is_none() {
+            let limit = LIMIT.as_secs();
+            bail!("kernel {name}: the tests did not end within {limit} s");
+        }
+        let Some(sum) = outcome.sum.filter(|sum| sum.passed > 0) else {
+            bail!("kernel {name}: no test passed");
+        };
+        println!("KERNEL {name}: {sum}");
+        Ok(sum)
+    }
+
     /// The kernel's image, downloaded when it is not there.
     fn image(&self, dir: &Path) -> Result<PathBuf> {
         if let Some(image) = find_image(dir) {

@@ -23,9 +23,9 @@ pub struct Outcome {
     pub exit: Option<String>,
 }
 
-/// Boots a kernel with an initramfs and repeats its console on stderr until the machine turns
-/// itself off, or for `limit` at the most.
-pub fn boot(kernel: &Path, initrd: &Path, limit: Duration) -> Result<Outcome> {
+/// Boots a kernel with an initramfs and repeats its console on stderr, with a name before each line, until
+/// the machine turns itself off, or for `limit` at the most.
+pub fn boot(name: &str, kernel: &Path, initrd: &Path, limit: Duration) -> Result<Outcome> {
     let mut command = Command::new("qemu-system-x86_64");
     command
         // One thread for both CPUs: with two, QEMU now and then still executes the breakpoint by which
@@ -60,7 +60,7 @@ pub fn boot(kernel: &Path, initrd: &Path, limit: Duration) -> Result<Outcome> {
     let until = Instant::now() + limit;
     // The console's end is the machine's end.
     while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        eprintln!("  {line}");
+        eprintln!("  {name}: {line}");
         if let Some(release) = line.strip_prefix(RELEASE) {
             outcome.release = Some(release.to_string());
         } else if let Some(exit) = line.strip_prefix(EXIT) {

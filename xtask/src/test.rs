@@ -35,9 +35,7 @@ pub fn run(options: &Options) -> Result<()> {
     for object in objects(options.object.as_deref())? {
         let object = object.as_deref();
         total.add(here(object)?);
-        if !options.no_kernels {
-            total.add(kernels::run(None, object)?);
-        }
+        total.add(at_length(object, !options.no_kernels)?);
     }
     println!("{total}");
     total.into_result()
@@ -63,16 +61,19 @@ fn objects(chosen: Option<&Path>) -> Result<Vec<Option<PathBuf>>> {
     })
 }
 
-/// Runs what cargo knows to be tests, with victims and a leakprobe in release mode.
+/// A cargo with arguments, which builds with a BPF object.
+fn cargo(object: Option<&Path>, words: &[&str]) -> Command {
+    let mut cargo = cmd::workspace_cargo();
+    cargo.args(words);
+    if let Some(object) = object {
+        cargo.env("LEAKPROBE_BPF_OBJECT", object);
+    }
+    cargo
+}
+
+/// Runs what cargo knows to be tests, but not [`LONG`], with victims and a leakprobe in release mode.
 fn here(object: Option<&Path>) -> Result<Sum> {
-    let cargo = |words: &[&str]| {
-        let mut cargo = cmd::workspace_cargo();
-        cargo.args(words);
-        if let Some(object) = object {
-            cargo.env("LEAKPROBE_BPF_OBJECT", object);
-        }
-        cargo
-    };
+    let cargo = |words: &[&str]| cargo(object, words);
     cmd::run(&mut cargo(&[
         "build",
         "--release",
@@ -86,6 +87,9 @@ fn here(object: Option<&Path>) -> Result<Sum> {
         "--workspace",
         "--release",
         "--no-fail-fast",
+        "--",
+        "--skip",
+        LONG.test,
     ]))?;
     // Older kernels than this one may have no other way to attach.
     let mut single = cargo(&["test", "--release", "--package", "leakprobe-tests"]);
@@ -94,6 +98,41 @@ fn here(object: Option<&Path>) -> Result<Sum> {
         .env("LEAKPROBE_ATTACH", "single");
     eprintln!("the victims once more, with each probe attached on its own");
     sum.add(run_tests(single)?);
+    Ok(sum)
+}
+
+/// The test that waits most of its time.
+const LONG: Long = Long {
+    program: "steady",
+    test: "no_leak_is_told_of_programs_that_do_not_leak",
+};
+
+struct Long {
+    program: &'static str,
+    test: &'static str,
+}
+
+/// Runs [`LONG`], and the tests on other kernels beside it.
+fn at_length(object: Option<&Path>, kernels: bool) -> Result<Sum> {
+    let arguments = [
+        "test",
+        "--release",
+        "--package",
+        "leakprobe-tests",
+        "--test",
+    ];
+    let mut long = cargo(object, &arguments);
+    long.arg(LONG.program);
+    let (long, others) = std::thread::scope(|scope| {
+        let long = scope.spawn(|| run_tests(long));
+        let others = match kernels {
+            true => kernels::run(None, object),
+            false => Ok(Sum::default()),
+        };
+        (long.join(), others)
+    });
+    let mut sum = long.unwrap_or_else(|_| bail!("the thread of the long test panicked"))?;
+    sum.add(others?);
     Ok(sum)
 }
 

@@ -1,24 +1,20 @@
 //! Where the target's own code makes the system calls that change what it has mapped: places for probes.
 //!
-//! Nobody else is slowed by those, unlike by the kernel's tracepoints of system calls. Looked at is the code
-//! from each function's first byte on, as far as symbols tell where that is; what `syscall()` is asked to
+//! Nobody else is slowed by those, unlike by the kernel's tracepoints of system calls. Looked at is the code that
+//! can be got to from the functions that symbols and unwind information tell of; what `syscall()` is asked to
 //! call, and code that a JIT compiler makes, is not seen. Here is how an object is looked through; what its
 //! instructions mean, [`super::arch`] knows.
-
-use std::ops::Range;
 
 use anyhow::Result;
 use leakprobe_common::{MappingSite, mapping_call};
 
 use super::arch::x86_64_calls::{SYSCALL, SystemCall, system_calls};
+use crate::unwind::cfi;
 use crate::unwind::image::Image;
 
 /// Bytes of code of one object that are looked through, at most. What is larger is a program with a C library
 /// to call.
-const MAX_CODE: u64 = 32 << 20;
-
-/// Bytes of one function, and of what follows it without a name.
-const MAX_FUNCTION: u64 = 256 << 10;
+const MAX_CODE: u64 = 16 << 20;
 
 /// A place for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +34,8 @@ pub struct Sites {
     pub hidden: usize,
     /// System calls whose number is no constant.
     pub unknown: usize,
+    /// How often there are the bytes of a system call in code that nothing was seen to lead to, or in data.
+    pub unreached: usize,
     /// The probes to place.
     pub points: Vec<Point>,
 }
@@ -49,39 +47,28 @@ pub struct Sites {
 /// If it cannot be read.
 pub fn find(image: &Image) -> Result<Sites> {
     let mut sites = Sites::default();
-    let mut starts = None;
+    let mut functions = None;
     for segment in image.segments() {
-        let range = segment.address..segment.address + segment.file_size;
         if segment.file_size > MAX_CODE {
             continue;
         }
-        let code = image.code(range.clone())?;
-        let hits = || code.windows(2).enumerate().filter(|(_, it)| *it == SYSCALL);
-        if hits().next().is_none() {
+        let code = image.code(segment.address..segment.address + segment.file_size)?;
+        if !code.windows(SYSCALL.len()).any(|it| it == SYSCALL) {
             continue;
         }
-        let starts = match &starts {
-            Some(starts) => starts,
-            None => starts.insert(function_starts(image)?),
+        let functions = match &functions {
+            Some(functions) => functions,
+            None => functions.insert(function_starts(image)?),
         };
-        let mut done = range.start;
-        for (at, _) in hits() {
-            let hit = range.start + at as u64;
-            let Some(function) = around(starts, hit, &range).filter(|_| hit >= done) else {
-                continue;
-            };
-            done = function.end;
-            let within = |address: u64| (address - range.start) as usize;
-            let bytes = &code[within(function.start)..within(function.end)];
-            let found = system_calls(bytes, function.start);
-            sites.unknown += found.unknown;
-            let wanted = found.known.into_iter();
-            for call in wanted.filter(|it| mapping_call::ALL.contains(&it.number)) {
-                let offset = |address| segment.offset + (address - segment.address);
-                sites.hidden += usize::from(call.after.is_none());
-                sites.points.extend(points(&call, offset));
-                sites.calls.push(call);
-            }
+        let found = system_calls(&code, segment.address, functions);
+        sites.unknown += found.unknown;
+        sites.unreached += found.unreached;
+        let wanted = found.known.into_iter();
+        for call in wanted.filter(|it| mapping_call::ALL.contains(&it.number)) {
+            let offset = |address| segment.offset + (address - segment.address);
+            sites.hidden += usize::from(call.after.is_none());
+            sites.points.extend(points(&call, offset));
+            sites.calls.push(call);
         }
     }
     Ok(sites)
@@ -112,24 +99,14 @@ fn points(call: &SystemCall, offset: impl Fn(u64) -> u64) -> Vec<Point> {
     [behind].into_iter().chain(before).collect()
 }
 
-/// Where functions start, sorted.
+/// Where functions start, as far as symbols and unwind information tell.
 fn function_starts(image: &Image) -> Result<Vec<u64>> {
     let functions = image.functions()?;
-    let functions = functions.list().iter();
-    let mut starts: Vec<u64> = functions.map(|function| function.address).collect();
-    starts.dedup();
+    let named = functions.list().iter().map(|function| function.address);
+    let mut starts: Vec<u64> = named.chain([image.entry()]).collect();
+    match cfi::functions(image) {
+        Ok(unwound) => starts.extend(unwound),
+        Err(error) => log::debug!("no functions by unwind information: {error:#}"),
+    }
     Ok(starts)
-}
-
-/// From the start of the function that holds an address to that of the next.
-fn around(starts: &[u64], address: u64, within: &Range<u64>) -> Option<Range<u64>> {
-    let after = starts.partition_point(|&start| start <= address);
-    let start = *starts.get(after.checked_sub(1)?)?;
-    let end = starts
-        .get(after)
-        .copied()
-        .unwrap_or(within.end)
-        .min(within.end);
-    let end = end.min(start.saturating_add(MAX_FUNCTION));
-    (within.contains(&start) && address < end).then_some(start..end)
 }

@@ -1,12 +1,10 @@
 //! System calls in x86-64 code: their numbers, where they are constants, and where probes can see them.
 //!
-//! The code is decoded from a function's first byte on, and constants are followed through straight
-//! code; where a branch leads in, nothing is known. The kernel refuses a probe on `syscall` itself. The
+//! Instructions are those that branches and calls lead to from functions that are known, and constants are
+//! followed through straight code; where a branch leads in, nothing is known. The kernel refuses a probe on `syscall` itself. The
 //! instruction behind it sees the result, and all arguments, for a system call changes `rax`, `rcx` and
 //! `r11` alone. What has to be known before the call is seen at the instruction in front of it. It reads
 //! no file and does not know what the calls are for.
-
-use std::collections::HashSet;
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
@@ -48,48 +46,165 @@ pub struct SystemCalls {
     pub known: Vec<SystemCall>,
     /// How many others.
     pub unknown: usize,
+    /// How often there are the bytes of one where no way was found to lead to.
+    pub unreached: usize,
 }
 
-/// The system calls in code that begins with a function, at `address`, and may go on with others. What
-/// follows bytes that are no instruction is left out.
-pub fn system_calls(code: &[u8], address: u64) -> SystemCalls {
+/// The system calls in code at `address` that can be got to from the functions that start there: between
+/// them there may be data, which does not tell where an instruction begins.
+pub fn system_calls(code: &[u8], address: u64, functions: &[u64]) -> SystemCalls {
+    let reached = Reached::from(code, address, functions);
     let mut found = SystemCalls::default();
-    let instructions: Vec<Instruction> = Decoder::with_ip(64, code, address, DecoderOptions::NONE)
-        .iter()
-        .take_while(|instruction| !instruction.is_invalid())
-        .collect();
-    let targets: HashSet<u64> = instructions.iter().filter_map(branch_target).collect();
-    let mut constants = Constants::default();
-    for (index, instruction) in instructions.iter().enumerate() {
-        if targets.contains(&instruction.ip()) {
-            constants = Constants::default();
+    let places = code.windows(SYSCALL.len()).enumerate();
+    for (at, _) in places.filter(|(_, bytes)| *bytes == SYSCALL) {
+        if !reached.begins.has(at) {
+            found.unreached += 1;
+            continue;
         }
-        if instruction.mnemonic() == Mnemonic::Syscall {
-            let number = constants.of(Register::RAX);
-            found.unknown += usize::from(number.is_none());
-            let may_probe = |it: &&Instruction| {
-                let start = it.ip().wrapping_sub(address) as usize;
-                let bytes = code.get(start..start + it.len());
-                bytes.is_some_and(|bytes| refusal(it, bytes).is_none())
-            };
-            let is_target = |at: u64| targets.contains(&at);
-            let after = instructions.get(index + 1).filter(may_probe);
-            let before = index.checked_sub(1).map(|it| &instructions[it]);
-            let before = before.filter(may_probe);
-            found.known.extend(number.map(|number| {
-                SystemCall {
-                    number,
-                    address: instruction.ip(),
-                    before: before
-                        .filter(|_| !is_target(instruction.ip()))
-                        .and_then(arguments_before),
-                    after: after.map(Instruction::ip).filter(|&it| !is_target(it)),
-                }
-            }));
-        }
-        constants.see(instruction);
+        let way = reached.straight_to(at);
+        let mut constants = Constants::default();
+        way.iter()
+            .for_each(|instruction| constants.see(instruction));
+        let Some(number) = constants.of(Register::RAX) else {
+            found.unknown += 1;
+            continue;
+        };
+        let may_probe = |it: &Instruction| {
+            let start = it.ip().wrapping_sub(address) as usize;
+            let bytes = code.get(start..start + it.len());
+            bytes.is_some_and(|bytes| refusal(it, bytes).is_none())
+        };
+        let before = way.last().filter(|it| may_probe(it));
+        let after = at + SYSCALL.len();
+        let is_passed = reached.begins.has(after) && !reached.targets.has(after);
+        let after = is_passed.then(|| reached.decode(after));
+        found.known.push(SystemCall {
+            number,
+            address: address + at as u64,
+            before: before.and_then(arguments_before),
+            after: after.filter(may_probe).map(|it| it.ip()),
+        });
     }
     found
+}
+
+/// A set of offsets.
+struct Offsets(Vec<u64>);
+
+impl Offsets {
+    fn below(end: usize) -> Self {
+        Self(vec![0; end.div_ceil(64)])
+    }
+
+    fn has(&self, offset: usize) -> bool {
+        let word = self.0.get(offset / 64);
+        word.is_some_and(|word| word >> (offset % 64) & 1 == 1)
+    }
+
+    /// Whether it was not in there.
+    fn insert(&mut self, offset: usize) -> bool {
+        let is_new = !self.has(offset);
+        self.0[offset / 64] |= 1 << (offset % 64);
+        is_new
+    }
+}
+
+/// Where instructions begin that can be got to.
+struct Reached<'a> {
+    code: &'a [u8],
+    address: u64,
+    begins: Offsets,
+    /// Those that are got to otherwise than from the one before.
+    targets: Offsets,
+}
+
+/// Instructions before a system call among which its number is looked for.
+const STRAIGHT: usize = 64;
+
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
+
+impl<'a> Reached<'a> {
+    /// Follows all branches and calls. Bytes that are no instruction end the way that leads there.
+    fn from(code: &'a [u8], address: u64, functions: &[u64]) -> Self {
+        let mut reached = Self {
+            code,
+            address,
+            begins: Offsets::below(code.len()),
+            targets: Offsets::below(code.len()),
+        };
+        let mut starts = Vec::new();
+        functions
+            .iter()
+            .for_each(|&it| reached.lead_to(it, &mut starts));
+        let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        while let Some(start) = starts.pop() {
+            // Within the code, as all that are noted.
+            let _ = decoder.set_position(start);
+            decoder.set_ip(address.wrapping_add(start as u64));
+            while decoder.can_decode() && !reached.begins.has(decoder.position()) {
+                let at = decoder.position();
+                decoder.decode_out(&mut instruction);
+                if instruction.is_invalid() {
+                    break;
+                }
+                reached.begins.insert(at);
+                if let Some(target) = branch_target(&instruction) {
+                    reached.lead_to(target, &mut starts);
+                }
+                if !goes_on(&instruction) {
+                    break;
+                }
+            }
+        }
+        reached
+    }
+
+    /// Notes where something leads, once, if that is in this code.
+    fn lead_to(&mut self, target: u64, starts: &mut Vec<usize>) {
+        let offset = usize::try_from(target.wrapping_sub(self.address)).unwrap_or(usize::MAX);
+        if offset < self.code.len() && self.targets.insert(offset) {
+            starts.push(offset);
+        }
+    }
+
+    fn decode(&self, at: usize) -> Instruction {
+        let address = self.address.wrapping_add(at as u64);
+        Decoder::with_ip(64, &self.code[at..], address, DecoderOptions::NONE).decode()
+    }
+
+    /// The instructions from which one goes straight to the one at an offset, and nothing leads in between.
+    fn straight_to(&self, mut at: usize) -> Vec<Instruction> {
+        let mut way = Vec::new();
+        while way.len() < STRAIGHT && !self.targets.has(at) {
+            let mut places = (at.saturating_sub(LONGEST)..at).rev();
+            let leads_here = |place: usize| {
+                let instruction = self.decode(place);
+                (place + instruction.len() == at && goes_on(&instruction))
+                    .then_some((place, instruction))
+            };
+            let last = places.find(|&it| self.begins.has(it));
+            let Some((place, instruction)) = last.and_then(leads_here) else {
+                break;
+            };
+            way.push(instruction);
+            at = place;
+        }
+        way.reverse();
+        way
+    }
+}
+
+/// Whether an instruction may go on with the next one.
+fn goes_on(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::Next
+            | FlowControl::ConditionalBranch
+            | FlowControl::Call
+            | FlowControl::IndirectCall
+    )
 }
 
 /// Where the first two arguments are before the last instruction in front of a system call.
@@ -217,7 +332,7 @@ mod tests {
     use super::*;
 
     fn only(code: &[u8]) -> SystemCall {
-        let found = system_calls(code, 0x1000);
+        let found = system_calls(code, 0x1000, &[0x1000]);
         assert_eq!((found.known.len(), found.unknown), (1, 0), "{found:?}");
         found.known[0]
     }
@@ -259,7 +374,7 @@ mod tests {
         let code = [
             0xba, 12, 0, 0, 0, 0x48, 0x89, 0xd0, 0x0f, 0x05, 0x48, 0x89, 0xd0, 0x0f, 0x05, 0xc3,
         ];
-        let found = system_calls(&code, 0);
+        let found = system_calls(&code, 0, &[0]);
         let numbers: Vec<u32> = found.known.iter().map(|it| it.number).collect();
         assert_eq!(numbers, [12, 12]);
         // push $9; pop %rax; syscall; ret
@@ -272,19 +387,39 @@ mod tests {
     fn where_a_branch_leads_in_nothing_is_known() {
         // mov $9,%eax; jmp +0; (target) syscall; ret
         let code = [0xb8, 9, 0, 0, 0, 0xeb, 0, 0x0f, 0x05, 0xc3];
-        assert_eq!(system_calls(&code, 0).unknown, 1);
+        assert_eq!(system_calls(&code, 0, &[0]).unknown, 1);
         // call, which may change it
         let code = [0xb8, 9, 0, 0, 0, 0xe8, 0, 0, 0, 1, 0x0f, 0x05, 0xc3];
-        assert_eq!(system_calls(&code, 0).unknown, 1);
-        // A branch to the instruction behind: jmp over; mov $9,%eax; syscall; over: ret
-        let code = [0xeb, 7, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        assert_eq!(system_calls(&code, 0, &[0]).unknown, 1);
+        // A branch to the instruction behind: je over; mov $9,%eax; syscall; over: ret
+        let code = [0x74, 7, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
         assert_eq!(only(&code).after, None);
+    }
+
+    #[test]
+    fn data_is_no_code() {
+        // jmp over; data that seems to be `mov $imm,%eax` with the next four bytes; over: mov $9,%eax;
+        // syscall; ret
+        let code = [0xeb, 1, 0xb8, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        let call = only(&code);
+        assert_eq!((call.address, call.after), (0x1008, Some(0x100a)));
+        assert_eq!(call.before.unwrap().address, 0x1003);
+        // Behind a return, where nothing leads to: mov $9,%eax; syscall; ret
+        let code = [0xc3, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        let found = system_calls(&code, 0, &[0]);
+        assert_eq!((found.known.len(), found.unreached), (0, 1));
+        // Unless a function is known to be there, or called: call it; ret
+        assert_eq!(system_calls(&code, 0, &[1]).known.len(), 1);
+        let code = [0xe8, 1, 0, 0, 0, 0xc3, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
+        assert_eq!(only(&code).number, 9);
+        // Somewhere else.
+        assert_eq!(system_calls(&code, 0, &[1000]).unreached, 1);
     }
 
     #[test]
     fn nothing_behind_what_is_no_instruction() {
         let code = [0x06, 0xb8, 9, 0, 0, 0, 0x0f, 0x05, 0xc3];
-        assert_eq!(system_calls(&code, 0), SystemCalls::default());
-        assert_eq!(system_calls(&[0x0f], 0), SystemCalls::default());
+        assert_eq!(system_calls(&code, 0, &[0]).unreached, 1);
+        assert_eq!(system_calls(&[0x0f], 0, &[0]), SystemCalls::default());
     }
 }

@@ -76,10 +76,11 @@ impl Mapped {
         let path = escape::visible(&path);
         log::debug!(
             "`{path}`: {} system calls that map memory, {} of which cannot be probed; {} others have \
-             no constant number",
+             no constant number, {} were not reached",
             sites.calls.len(),
             sites.hidden,
-            sites.unknown
+            sites.unknown,
+            sites.unreached
         );
         if sites.hidden > 0 {
             self.problems.push(format!(

@@ -496,11 +496,11 @@ impl Session {
         self.overhead_now();
         let stopped = now()?;
         self.probes.stop()?;
-        self.account_now();
         let duration = self.began.elapsed();
         let (placed, calls) = (self.probes.take(), self.probes.take_calls());
         self.probes.detach_in_background(placed);
         self.probes.detach_in_background(calls);
+        self.account_now(); // a large heap takes its time
         if let Some(meter) = &mut self.meter {
             meter.stop(); // of a very short recording it may still measure traps
         }

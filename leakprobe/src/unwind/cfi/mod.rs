@@ -128,6 +128,32 @@ pub fn table(image: &Image, threads: usize) -> Result<Table> {
     Ok(table)
 }
 
+/// Where the functions start that `.eh_frame` tells of, in its order. Those of which it is not to be understood
+/// are left out.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub fn functions(image: &Image) -> Result<Vec<u64>> {
+    let Some(cfi) = image.eh_frame()? else {
+        return Ok(Vec::new());
+    };
+    let mut section = EhFrame::new(&cfi.bytes, LittleEndian);
+    section.set_address_size(8);
+    let found = entries::find(&cfi.bytes, entries::EH_FRAME, cfi.sized)?;
+    let cies = common(&section, &cfi.bases, &found.cies);
+    let start = |&offset: &usize| {
+        let fde = section.fde_from_offset(&cfi.bases, offset.into(), |_, _, offset| {
+            let offset = UnwindOffset::into(offset);
+            let cie = cies.get(&offset).map(|cie| cie.entry.clone());
+            cie.ok_or(gimli::Error::NotCieId(offset as u64))
+        });
+        let fde = fde.ok().filter(|fde| !fde.is_signal_trampoline());
+        fde.map(|fde| fde.initial_address())
+    };
+    Ok(found.fdes.iter().filter_map(start).collect())
+}
+
 /// Rows with what they do not know taken from others. Both are sorted by address.
 pub fn fill(rows: &[RuleAt], others: &[RuleAt]) -> Vec<RuleAt> {
     let mut filled = Vec::with_capacity(rows.len() + others.len());
