@@ -24,8 +24,10 @@ pub mod mapping_call {
     pub const BRK: u32 = 12;
     /// `mremap(address, old_length, new_length, flags, new_address)`.
     pub const MREMAP: u32 = 25;
+    /// `madvise(address, length, advice)`: changes no mapping, but may give its memory back.
+    pub const MADVISE: u32 = 28;
     /// All of them.
-    pub const ALL: [u32; 4] = [MMAP, MUNMAP, BRK, MREMAP];
+    pub const ALL: [u32; 5] = [MMAP, MUNMAP, BRK, MREMAP, MADVISE];
 }
 
 /// A system call, seen in front of it or behind it.

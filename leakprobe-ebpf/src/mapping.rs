@@ -84,7 +84,8 @@ fn attribute(event: &mut MappingEvent, regs: &aya_ebpf::bindings::pt_regs, owner
     }
     let (id, check) = stack::identify_interrupted(at, thread);
     event.by_allocator = passes_allocator(thread) as u64;
-    if event.by_allocator == 0 && announced(id, check, thread).is_some() {
+    let keeps = event.call != mapping_call::MADVISE as u64;
+    if keeps && event.by_allocator == 0 && announced(id, check, thread).is_some() {
         event.stack = id;
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use leakprobe::probe::system_calls::find;
 use leakprobe::unwind::image::Image;
-use leakprobe_common::mapping_call::{ALL, BRK, MMAP, MREMAP, MUNMAP};
+use leakprobe_common::mapping_call::{ALL, BRK, MADVISE, MMAP, MREMAP, MUNMAP};
 
 /// Instructions by address.
 fn listing(path: &Path) -> BTreeMap<u64, String> {
@@ -83,7 +83,7 @@ fn glibc() {
     );
     assert_eq!(
         counts,
-        [(MMAP, 1), (MUNMAP, 1), (BRK, 1), (MREMAP, 1)].into()
+        [(MMAP, 1), (MUNMAP, 1), (BRK, 1), (MREMAP, 1), (MADVISE, 2)].into()
     );
 }
 
@@ -103,4 +103,5 @@ fn musl() {
     let counts = compare("musl", &paths);
     assert_eq!((counts[&MMAP], counts[&MREMAP]), (1, 1));
     assert_eq!((counts[&MUNMAP], counts[&BRK]), (2, 4));
+    assert_eq!(counts[&MADVISE], 2);
 }

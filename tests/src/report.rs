@@ -71,10 +71,21 @@ pub struct Mappings {
     pub program: Mapped,
     /// Sum of the allocator's.
     pub allocator: Mapped,
+    /// What the kernel was told that it may take back.
+    pub advised: Advised,
     /// What was not seen, bytes.
     pub unexplained_bytes: Option<u64>,
     /// By stack.
     pub stacks: Vec<MappedStack>,
+}
+
+/// What the kernel was told that it may take back.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Advised {
+    /// By the program.
+    pub program: Mapped,
+    /// By an allocator.
+    pub allocator: Mapped,
 }
 
 /// What a stack has mapped.

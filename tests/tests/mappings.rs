@@ -126,6 +126,8 @@ fn assert_mapped(summary: &Summary, report: &Report, what: &str) {
         "{what}: {stacks:#?}"
     );
     assert!(mappings.allocator.bytes >= 6 << 20, "{what}: {stacks:#?}");
+    let advised = mappings.advised.program;
+    assert_eq!((advised.bytes, advised.count), (4 * 4096, 2), "{what}");
     assert_eq!(mappings.unexplained_bytes, Some(0), "{what}");
     let losses = &report.evidence.losses;
     assert!(!losses.contains_key("mappings_gone"), "{what}: {losses:?}");

@@ -36,6 +36,13 @@ FRAME static void leak_nothing(void) {
     munmap(next, 5 * PAGE);
 }
 
+/* Mapped yet, but memory no more; and what madvise takes for something else, or refuses. */
+FRAME static void give_back(char *at) {
+    if (madvise(at, 2 * PAGE, MADV_DONTNEED) || madvise(at + PAGE, PAGE + 1, MADV_FREE)) die("madvise failed");
+    madvise(at, 3 * PAGE, MADV_SEQUENTIAL);
+    if (!madvise(at + 1, 3 * PAGE, MADV_DONTNEED)) die("madvise took half a page");
+}
+
 FRAME static char *map_few(void) { return map(NULL, 4, 0); }
 FRAME static char *map_under(void) { return map(NULL, 8, 0); }
 FRAME static void map_over(char *at) { map(at, 3, MAP_FIXED); }
@@ -92,6 +99,7 @@ int main(void) {
     munmap(before, 2 * PAGE);
     for (int i = 0; i < 5; i++) leak_part();
     leak_nothing();
+    give_back(before + 2 * PAGE);
     grow(map_few());
     char *at = map_under();
     map_over(at + 2 * PAGE);

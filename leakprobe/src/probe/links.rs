@@ -86,7 +86,7 @@ pub struct Linker {
     calls: Option<OwnedFd>,
     placed: Vec<Placed>,
     tree: Tree,
-    /// Once there is something to guard.
+    /// If there is one to be told.
     guardian: Option<Guardian>,
 }
 
@@ -288,7 +288,7 @@ impl Linker {
             return Ok(placed.into_iter().map(Link::Tree).collect());
         }
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-        self.guard(allocator.object().file(), &offsets)?;
+        self.announce(allocator.object().file(), &offsets)?;
         // The open file is the mapped one, whatever its path leads to by now.
         let file = format!("/proc/self/fd/{}", allocator.object().file().as_raw_fd());
         let path = allocator.object().path();
@@ -332,13 +332,22 @@ impl Linker {
         Ok(links)
     }
 
+    /// From now on a guardian looks after what is placed; what [`Way::Tree`] places has one anyway.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn guard(&mut self) -> Result<()> {
+        if self.way != Way::Tree {
+            self.guardian = Some(Guardian::start(self.way)?);
+        }
+        Ok(())
+    }
+
     /// Tells the guardian where there will be probes.
-    fn guard(&mut self, file: &File, offsets: &[u64]) -> Result<()> {
-        let guardian = match self.guardian.take() {
-            Some(guardian) => guardian,
-            None => Guardian::start(self.way)?,
-        };
-        self.guardian.insert(guardian).expect(file, offsets)
+    fn announce(&self, file: &File, offsets: &[u64]) -> Result<()> {
+        let guardian = self.guardian.as_ref();
+        guardian.map_or(Ok(()), |it| it.expect(file, offsets))
     }
 
     /// Notes where links were placed.
@@ -375,7 +384,7 @@ impl Linker {
     ) -> Result<Vec<Link>> {
         const PROGRAM: &str = "map_call";
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
-        self.guard(file, &offsets)?;
+        self.announce(file, &offsets)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let Some(programs) = &self.programs else {
             let program = uprobe(ebpf, PROGRAM)?;

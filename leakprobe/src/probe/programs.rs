@@ -197,6 +197,16 @@ impl Probes {
         Ok(())
     }
 
+    /// From now on probes do not outlive this process in the target's code, however it ends: a process of its own
+    /// looks after them, which is this program once more, so that has to be leakprobe.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn guard(&mut self) -> Result<()> {
+        self.linker.guard()
+    }
+
     /// Places probes at system calls of an object that a process has mapped, for the process only. What is
     /// seen there is told at once, whether [`Self::record`] or not, until they are taken away.
     ///

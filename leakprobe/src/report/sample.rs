@@ -12,6 +12,7 @@ use crate::analyze::trend::{Slope, Trend};
 use crate::analyze::verdict::{self, Change, Confidence, Finding, Suspect};
 use crate::overhead::{FunctionCost, Overhead};
 use crate::sampling::Interval;
+use crate::snapshot::mappings::Advised;
 use crate::snapshot::{
     Cause, Completeness, Death, Evidence, Mapped, Oom, Peak, Totals, Unconfirmed,
 };
@@ -517,6 +518,10 @@ fn mappings() -> Mappings {
         runtime: of(2_097_152, 8),
         allocator: of(1_056_768, 1),
         before_bytes: 629_145_600,
+        advised: Advised {
+            program: of(1_048_576, 4),
+            allocator: of(65_536, 16),
+        },
         unexplained_bytes: Some(0),
         stacks: vec![
             stack(Owner::Program, of(8_396_800, 1), vec![mmap(), caller]),

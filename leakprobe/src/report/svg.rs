@@ -7,7 +7,7 @@ use inferno::flamegraph::color::{BasicPalette, Palette};
 use inferno::flamegraph::{Options, TextTruncateDirection, from_lines};
 
 use super::escape::{shorten, shorten_path, visible, xml};
-use super::{death, folded, human, ranking, words};
+use super::{death, folded, human, ranking, verdict, words};
 use crate::snapshot::Completeness;
 use crate::symbolize::Profile;
 
@@ -53,9 +53,11 @@ fn title(profile: &Profile) -> String {
     )
 }
 
-/// Whose figures these are, and how far they can be trusted.
+/// What they say, whose they are, and how far they can be trusted.
 fn subtitle(profile: &Profile) -> String {
     let mut parts = Vec::new();
+    let verdict = profile.verdict.as_ref();
+    parts.extend(verdict.map(|it| verdict::title(it.finding.kind).to_owned()));
     if let Some(exe) = &profile.target.exe {
         parts.push(shorten_path(&visible(exe), 50).into_owned());
     }

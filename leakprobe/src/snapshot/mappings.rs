@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use leakprobe_common::{MappingEvent, MappingSite, PAGE_BYTES, StackKey, mapping_call};
+use serde::Serialize;
 
 use super::Mapped;
 use super::ranges::{Piece, RangeMap, overlap};
@@ -19,6 +20,8 @@ const MAP_PRIVATE: u64 = 2;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_HUGETLB: u64 = 0x4_0000;
 const MREMAP_DONTUNMAP: u64 = 4;
+const MADV_DONTNEED: u64 = 4;
+const MADV_FREE: u64 = 8;
 /// The largest error number (include/linux/err.h).
 const MAX_ERRNO: u64 = 4095;
 
@@ -116,6 +119,16 @@ pub struct MappedStack {
     pub ages: (u64, u64),
 }
 
+/// Addresses whose memory the kernel was told that it may take back (`MADV_DONTNEED`, `MADV_FREE`): each time
+/// anew, memory or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Advised {
+    /// By the program, its libraries and its runtime.
+    pub program: Mapped,
+    /// By an allocator.
+    pub allocator: Mapped,
+}
+
 /// What a process has mapped for itself alone since the attach.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -123,6 +136,8 @@ pub struct Summary {
     pub stacks: Vec<MappedStack>,
     /// What of before is still there, bytes.
     pub before_bytes: u64,
+    /// What `madvise` has told the kernel it may take back, mapped yet.
+    pub advised: Advised,
     /// What does not agree with what the kernel says; `None` if it was not asked.
     pub disagreement: Option<Disagreement>,
 }
@@ -146,6 +161,7 @@ pub struct Mappings {
     /// Where the heap ends, rounded up; 0 if that is not known.
     heap_end: u64,
     calls: u64,
+    advised: Advised,
 }
 
 impl Mappings {
@@ -203,6 +219,7 @@ impl Mappings {
             }
             mapping_call::MMAP if !failed => self.mapped(event),
             mapping_call::BRK => self.heap(event),
+            mapping_call::MADVISE if !failed => self.advised(event),
             _ => {}
         }
     }
@@ -223,7 +240,10 @@ impl Mappings {
 
     /// Adds up by stack as of `now`.
     pub fn summary(&self, now: u64, resident: Option<Resident<'_>>) -> Summary {
-        let mut summary = Summary::default();
+        let mut summary = Summary {
+            advised: self.advised,
+            ..Summary::default()
+        };
         let mut stacks: HashMap<(StackKey, bool), (MappedStack, HashSet<u64>)> = HashMap::new();
         for (start, end, origin) in self.ranges().filter(|it| it.2.is_anonymous()) {
             if origin.maker == Maker::Before {
@@ -353,6 +373,18 @@ impl Mappings {
         self.put_back(covered);
         if flags & MREMAP_DONTUNMAP != 0 {
             self.put_back(pieces);
+        }
+    }
+
+    fn advised(&mut self, event: &MappingEvent) {
+        let [_, length, advice, ..] = event.arguments;
+        if matches!(advice, MADV_DONTNEED | MADV_FREE) {
+            let whose = match event.by_allocator {
+                0 => &mut self.advised.program,
+                _ => &mut self.advised.allocator,
+            };
+            let bytes = rounded(length);
+            *whose += Mapped { bytes, count: 1 };
         }
     }
 

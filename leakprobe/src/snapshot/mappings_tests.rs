@@ -190,3 +190,35 @@ fn what_does_not_agree() {
     );
     assert_eq!(again, Disagreement::default());
 }
+
+#[test]
+fn what_is_given_back_stays_mapped() {
+    let mut mappings = Mappings::default();
+    mappings.see(&mmap(1, 16..24));
+    let advise = |advice, length, result| {
+        let arguments = [16 * PAGE, length, advice, 0, 0];
+        event(mapping_call::MADVISE, 0, arguments, result)
+    };
+    mappings.see(&advise(MADV_DONTNEED, 2 * PAGE, 0));
+    mappings.see(&advise(MADV_FREE, PAGE + 1, 0));
+    let sequential = 2;
+    mappings.see(&advise(sequential, PAGE, 0));
+    let invalid = (-22_i64).cast_unsigned();
+    mappings.see(&advise(MADV_DONTNEED, PAGE, invalid));
+    let by_allocator = MappingEvent {
+        by_allocator: 1,
+        ..advise(MADV_FREE, PAGE, 0)
+    };
+    mappings.see(&by_allocator);
+    let summary = mappings.summary(0, None);
+    let of = |pages, count| Mapped {
+        bytes: pages * PAGE,
+        count,
+    };
+    let expected = Advised {
+        program: of(4, 2),
+        allocator: of(1, 1),
+    };
+    assert_eq!(summary.advised, expected);
+    assert_eq!(summary.stacks[0].mapped, of(8, 1));
+}

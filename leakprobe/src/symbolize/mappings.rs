@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Frame, Names};
 use crate::probe::functions::FUNCTIONS;
-use crate::snapshot::mappings::Summary;
+use crate::snapshot::mappings::{Advised, Summary};
 use crate::snapshot::{Mapped, Stacks};
 
 /// How near to the leaf a name must be.
@@ -73,6 +73,8 @@ pub struct Mappings {
     pub allocator: Mapped,
     /// What was mapped at the attach and still is, bytes.
     pub before_bytes: u64,
+    /// What the kernel was told that it may take back.
+    pub advised: Advised,
     /// What was mapped since by calls that were not seen, bytes; `None` if that was not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unexplained_bytes: Option<u64>,
@@ -90,6 +92,7 @@ impl Mappings {
             runtime: Mapped::default(),
             allocator: Mapped::default(),
             before_bytes: summary.before_bytes,
+            advised: summary.advised,
             unexplained_bytes: summary.disagreement.map(|it| it.unexplained),
             stacks: Vec::new(),
         };

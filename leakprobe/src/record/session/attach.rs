@@ -113,6 +113,9 @@ impl Session {
             follow,
         };
         let mut probes = Probes::load(first, limits, config.verbose)?;
+        if config.mode == Mode::Heap {
+            probes.guard()?;
+        }
         let maps = Maps::take(probes.ebpf())?;
         let events = watch(probes.events()?).context("failed to watch the ring buffer")?;
         if config.verbose {

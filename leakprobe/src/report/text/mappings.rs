@@ -39,6 +39,20 @@ pub fn write(
     if !others.is_empty() {
         writeln!(out, "  {dim}not listed: {}{dim:#}", others.join(", "))?;
     }
+    let advised = [
+        ("the program", mappings.advised.program),
+        ("the allocator", mappings.advised.allocator),
+    ];
+    for (who, Mapped { bytes, count }) in advised {
+        if count > 0 {
+            let (bytes, count) = (human::bytes(bytes), human::count(count));
+            writeln!(
+                out,
+                "  {dim}madvise: {who} has told the kernel {count} times that it may take memory back, of {bytes} \
+                 in all{dim:#}"
+            )?;
+        }
+    }
     for (index, stack) in mappings
         .stacks
         .iter()
