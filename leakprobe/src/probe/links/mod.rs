@@ -1,6 +1,9 @@
 //! Attaches programs to the points of an allocator, in one of four ways, and keeps what was attached
 //! until it is dropped. Which way, [`super::way`] chooses; what is attached, the table of functions.
 
+mod order;
+mod placed;
+
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
@@ -13,9 +16,11 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use leakprobe_common::Signature;
 
+use self::order::{MULTI, Plan, SESSION, SINGLE};
+use self::placed::Placed;
 use super::functions::Kind;
 use super::guardian::Guardian;
-use super::multi::{self, Code, LinkKind, Places};
+use super::multi::{self, LinkKind, Places};
 use super::object::Programs;
 use super::plan::Point;
 use super::refusal::{explain_event, explain_permission, explain_program};
@@ -88,88 +93,6 @@ pub struct Linker {
     tree: Tree,
     /// If there is one to be told.
     guardian: Option<Guardian>,
-}
-
-/// Where links of many probes were placed.
-struct Placed {
-    /// Device and inode of the file.
-    object: (u32, u32, u64),
-    /// Whether at its system calls, not at its functions.
-    at_calls: bool,
-    file: OwnedFd,
-    offsets: Vec<u64>,
-}
-
-/// A link of many probes: for which functions, and what runs there.
-struct Plan {
-    program: &'static str,
-    kind: LinkKind,
-    at_return: bool,
-    /// For the functions that give blocks out, or for the others.
-    gives: bool,
-}
-
-const FREE: Plan = Plan {
-    program: "enter_free",
-    kind: LinkKind::Multi,
-    at_return: false,
-    gives: false,
-};
-
-const SESSION: &[Plan] = &[
-    Plan {
-        program: "session_call",
-        kind: LinkKind::Session,
-        at_return: false,
-        gives: true,
-    },
-    FREE,
-];
-
-/// The return first: a call that is entered in between is not followed.
-const MULTI: &[Plan] = &[
-    Plan {
-        program: "leave_call",
-        kind: LinkKind::Multi,
-        at_return: true,
-        gives: true,
-    },
-    Plan {
-        program: "enter_call",
-        kind: LinkKind::Multi,
-        at_return: false,
-        gives: true,
-    },
-    FREE,
-];
-
-/// Of both ways by perf events.
-const SINGLE: [&str; 3] = ["leave_call", "enter_call", "enter_free"];
-
-impl Plan {
-    /// The points among all of them.
-    fn among<'a>(&self, all: &'a [Point]) -> Vec<&'a Point> {
-        all.iter()
-            .filter(|point| point.function.kind.gives() == self.gives)
-            .collect()
-    }
-
-    /// Where in a call the program runs.
-    fn runs(&self) -> Runs {
-        match (self.kind, self.at_return) {
-            (LinkKind::Session, _) => Runs::Both,
-            (_, true) => Runs::Return,
-            (_, false) => Runs::Entry,
-        }
-    }
-
-    /// How many probes one place is.
-    fn probes(&self) -> usize {
-        match self.kind {
-            LinkKind::Session => 2,
-            LinkKind::Multi | LinkKind::None => 1,
-        }
-    }
 }
 
 impl Linker {
@@ -463,28 +386,6 @@ impl Linker {
     /// If the kernel refuses.
     pub fn sweep(&self, process: &Process) -> Result<Vec<Link>> {
         self.placed.iter().map(|it| it.sweep(process)).collect()
-    }
-}
-
-impl Placed {
-    fn sweep(&self, process: &Process) -> Result<Link> {
-        let Self { file, offsets, .. } = self;
-        let program = multi::load(&Code::nothing(), LinkKind::Multi)
-            .context("failed to load an empty program")?;
-        let file = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let places = Places {
-            file: &file.context("a path with a zero in it")?,
-            pid: process.pid(),
-            offsets,
-            cookies: None,
-            at_return: false,
-        };
-        let link = multi::link(program.as_fd(), LinkKind::Multi, &places)
-            .context("failed to place empty probes")?;
-        Ok(Link::Many {
-            _link: link,
-            probes: 0,
-        })
     }
 }
 
