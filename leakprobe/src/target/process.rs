@@ -74,6 +74,20 @@ impl Process {
         })
     }
 
+    /// The same process once more, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// If there is no file descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            pid: self.pid,
+            pidfd: self.pidfd.try_clone()?,
+            start_time: self.start_time,
+            container: self.container.clone(),
+        })
+    }
+
     /// PID as the caller sees it.
     pub fn pid(&self) -> u32 {
         self.pid

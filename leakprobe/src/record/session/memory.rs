@@ -4,13 +4,14 @@
 //! The counters are read once a second, which takes no lock of the process's. The account takes one; it is taken
 //! at the start and at the end, and in between now and then, since nobody knows when a process will die.
 
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use leakprobe_common::Block;
 
 use super::{Session, Subject};
-use crate::analyze::account::{Account, HeapMemory, LiveMemory, Look, Seen};
+use crate::analyze::account::{self, Account, HeapMemory, LiveMemory, Seen};
 use crate::analyze::rss::Rss;
 use crate::report::human;
 use crate::sampling::Estimate;
@@ -27,6 +28,9 @@ const REST: u32 = 100;
 /// The allocator's own state is read for no longer where nobody waits for it.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// How long the attach waits for the first one.
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// Smaller blocks are taken to be resident.
 const LARGE: u64 = 64 << 10;
 
@@ -38,6 +42,8 @@ pub(super) struct Memory {
     start: Option<Seen>,
     /// The last account, with its moment.
     last: Option<(u64, Seen)>,
+    /// The one that is being taken.
+    looking: Option<Looking>,
     /// Not to take one before.
     rest_until: Option<Instant>,
     /// Why there is none.
@@ -53,7 +59,12 @@ impl Session {
     pub(super) fn begin_account(&mut self) {
         self.memory.cgroup = Cgroup::of(self.members.target.pid).ok();
         self.look_at_memory(0);
-        self.take_account(LiveMemory::default(), &[], SHORT);
+        self.start_account(LiveMemory::default());
+        // It is as of the start, unless the heap is large.
+        let until = Instant::now() + MOMENT;
+        while self.is_looking() && Instant::now() < until {
+            thread::sleep(MOMENT / 100);
+        }
     }
 
     /// To be called once a second, with what is live of all processes.
@@ -63,18 +74,30 @@ impl Session {
             false => live,
         };
         self.look_at_memory(live);
+        if self.is_looking() {
+            return;
+        }
+        self.end_account();
         let rests = self.memory.rest_until.is_some_and(|at| Instant::now() < at);
         if !rests {
             let live = LiveMemory {
                 resident: live,
                 large: Vec::new(),
             };
-            self.take_account(live, &[], SHORT);
+            self.start_account(live);
         }
     }
 
-    /// Takes the account of now, with all that can be known of the blocks.
-    pub(super) fn account_now(&mut self) {
+    /// What the account of now needs of the kernel; to be asked before probes are taken away, for the pages that
+    /// hold them go with them.
+    pub(super) fn regions_now(&self) -> Option<Regions> {
+        let pid = self.accounted()?.pid();
+        Regions::read(pid).ok().flatten()
+    }
+
+    /// Takes the account of now, with all that can be known of the blocks, and the regions of a moment ago.
+    pub(super) fn account_now(&mut self, regions: Option<Regions>) {
+        self.end_account();
         let Some(process) = self.accounted() else {
             return;
         };
@@ -95,7 +118,11 @@ impl Session {
             stack: block.stack,
         };
         let blocks: Vec<_> = blocks.iter().map(block).collect();
-        self.take_account(live, &blocks, Limits::default().time);
+        let began = Instant::now();
+        if let Some(look) = self.look(live, Limits::default().time) {
+            let looked = look.at(&blocks, regions);
+            self.note_account(began, self.space_of_target(), looked);
+        }
     }
 
     /// What a report says of it.
@@ -143,25 +170,59 @@ impl Session {
         }
     }
 
-    /// Takes an account, of `live` blocks in growth mode of none.
-    fn take_account(&mut self, live: LiveMemory, blocks: &[LiveBlock], time: Duration) {
-        let Some(process) = self.accounted() else {
-            return;
-        };
-        let pid = process.pid();
-        let began = Instant::now();
+    /// What an account needs, of `live` blocks; `None` if the process has ended.
+    fn look(&self, live: LiveMemory, time: Duration) -> Option<Look> {
+        let process = self.accounted()?;
         let (allocator, live) = match self.subject {
             Subject::Heap(_) => (self.allocators().0, Some(live)),
-            Subject::Growth(_) => (library(pid), None),
+            Subject::Growth(_) => (library(process.pid()), None),
         };
-        let is_sample = self.sampling.is_some() || self.governed.is_some();
-        let looked = look(process, allocator.as_ref(), live, blocks, is_sample, time);
-        let at = self.began.elapsed().as_nanos() as u64;
+        Some(Look {
+            process: process.try_clone().ok()?,
+            allocator,
+            live,
+            is_sample: self.sampling.is_some() || self.governed.is_some(),
+            time,
+        })
+    }
+
+    /// Takes an account, of which a thread reads the heap: a large one takes its time, and records must not wait
+    /// for it.
+    fn start_account(&mut self, live: LiveMemory) {
         let space = self.space_of_target();
+        let regions = self.regions_now();
+        self.memory.looking = self.look(live, SHORT).map(|look| Looking {
+            began: Instant::now(),
+            space,
+            thread: thread::spawn(move || look.at(&[], regions)),
+        });
+    }
+
+    /// Whether an account is being taken.
+    fn is_looking(&self) -> bool {
+        let looking = self.memory.looking.as_ref();
+        looking.is_some_and(|it| !it.thread.is_finished())
+    }
+
+    /// Waits for the account that is being taken.
+    fn end_account(&mut self) {
+        if let Some(looking) = self.memory.looking.take() {
+            let looked = looking.thread.join();
+            let looked = looked.unwrap_or_else(|_| bail!("the thread that takes it panicked"));
+            self.note_account(looking.began, looking.space, looked);
+        }
+    }
+
+    /// Takes in an account that was begun at some moment, of an address space.
+    fn note_account(&mut self, began: Instant, space: Option<u64>, looked: Result<Option<Looked>>) {
         let memory = &mut self.memory;
-        memory.rest_until = Some(Instant::now() + PAUSE.max(began.elapsed() * REST));
+        memory.rest_until = Some(Instant::now() + PAUSE);
         match looked {
             Ok(Some(looked)) => {
+                let took = looked.at.saturating_duration_since(began);
+                memory.rest_until = Some(looked.at + PAUSE.max(took * REST));
+                let at = looked.at.saturating_duration_since(self.began);
+                let at = at.as_nanos() as u64;
                 if memory.last.is_some() && space != memory.space {
                     // Another program: what there was at the start is nothing to compare with.
                     memory.start = None;
@@ -217,62 +278,111 @@ fn resident(pid: u32, blocks: &[(u64, Block)]) -> LiveMemory {
 
 /// What was seen of a process's memory.
 struct Looked {
+    at: Instant,
     seen: Seen,
     heap: Option<HeapState>,
 }
 
-/// Looks where the memory of a process is; `None` if it has ended.
-fn look(
-    process: &Process,
-    allocator: Option<&AllocatorInfo>,
+/// An account that a thread takes.
+struct Looking {
+    began: Instant,
+    space: Option<u64>,
+    thread: JoinHandle<Result<Option<Looked>>>,
+}
+
+/// What is to be looked at.
+struct Look {
+    process: Process,
+    allocator: Option<AllocatorInfo>,
+    /// In growth mode none.
     live: Option<LiveMemory>,
-    blocks: &[LiveBlock],
     is_sample: bool,
     time: Duration,
-) -> Result<Option<Looked>> {
-    let pid = process.pid();
-    let limits = Limits {
-        time,
-        ..Limits::default()
-    };
-    let heap = allocator.map(|it| heaps::read(process, it, blocks, limits));
-    if let Some(Err(why)) = &heap {
-        log::debug!("the heap is not split: {why:#}");
-    }
-    let heap = heap.and_then(Result::ok);
-    let heap = heap.filter(|it| it.whole.resident_bytes > it.unreadable.resident_bytes);
-    // All of the blocks are known there, by the page.
-    let of_heap = heap.as_ref().filter(|_| !is_sample && !blocks.is_empty());
-    let live = match (live, of_heap) {
-        (Some(live), Some(heap)) => Some(LiveMemory {
-            resident: heap.live.resident_bytes,
-            ..live
-        }),
-        (live, _) => live,
-    };
-    let smaps = match Smaps::read(pid) {
-        Ok(smaps) => smaps,
-        Err(_) if Usage::read(pid).map_or(true, |it| it.rss == 0) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let rss = Usage::read(pid)?.rss;
-    let stacks = ThreadStacks::find(pid, &smaps.regions);
-    let seen = Seen::of(&Look {
-        rss,
-        regions: &smaps.regions,
-        stacks,
-        allocator: allocator.map(|it| it.name.as_str()),
-        live,
-        heap_spans: heap
+}
+
+impl Look {
+    /// Looks where the memory of the process is, with the blocks and the regions that are known; `None` if it has
+    /// ended.
+    fn at(self, blocks: &[LiveBlock], regions: Option<Regions>) -> Result<Option<Looked>> {
+        let Self {
+            process,
+            allocator,
+            live,
+            is_sample,
+            time,
+        } = self;
+        let pid = process.pid();
+        let regions = match regions {
+            Some(regions) => Some(regions),
+            None => Regions::read(pid)?,
+        };
+        let Some(Regions { rss, smaps, stacks }) = regions else {
+            return Ok(None);
+        };
+        let limits = Limits {
+            time,
+            ..Limits::default()
+        };
+        let heap = allocator
             .as_ref()
-            .map_or_else(Vec::new, |heap| spans(pid, &smaps.regions, &heap.ranges)),
-        heap: heap.as_ref().map(|heap| HeapMemory {
-            used: heap.live.resident_bytes + heap.unrecorded.resident_bytes,
-            free: heap.free.resident_bytes,
-            unreadable: heap.unreadable.resident_bytes,
-        }),
-    });
-    Ok(Some(Looked { seen, heap }))
+            .map(|it| heaps::read(&process, it, blocks, limits));
+        if let Some(Err(why)) = &heap {
+            log::debug!("the heap is not split: {why:#}");
+        }
+        let heap = heap.and_then(Result::ok);
+        let heap = heap.filter(|it| it.whole.resident_bytes > it.unreadable.resident_bytes);
+        // All of the blocks are known there, by the page.
+        let of_heap = heap.as_ref().filter(|_| !is_sample && !blocks.is_empty());
+        let live = match (live, of_heap) {
+            (Some(live), Some(heap)) => Some(LiveMemory {
+                resident: heap.live.resident_bytes,
+                ..live
+            }),
+            (live, _) => live,
+        };
+        let seen = Seen::of(&account::Look {
+            rss,
+            regions: &smaps.regions,
+            stacks,
+            allocator: allocator.as_ref().map(|it| it.name.as_str()),
+            live,
+            heap_spans: heap
+                .as_ref()
+                .map_or_else(Vec::new, |heap| spans(pid, &smaps.regions, &heap.ranges)),
+            heap: heap.as_ref().map(|heap| HeapMemory {
+                used: heap.live.resident_bytes + heap.unrecorded.resident_bytes,
+                free: heap.free.resident_bytes,
+                unreadable: heap.unreadable.resident_bytes,
+            }),
+        });
+        Ok(Some(Looked {
+            at: Instant::now(),
+            seen,
+            heap,
+        }))
+    }
+}
+
+/// What the kernel says of the memory of a process.
+pub(super) struct Regions {
+    /// Resident bytes.
+    rss: u64,
+    smaps: Smaps,
+    stacks: ThreadStacks,
+}
+
+impl Regions {
+    /// `None` if the process has ended.
+    fn read(pid: u32) -> Result<Option<Self>> {
+        let smaps = match Smaps::read(pid) {
+            Ok(smaps) => smaps,
+            Err(_) if Usage::read(pid).map_or(true, |it| it.rss == 0) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let rss = Usage::read(pid)?.rss;
+        let stacks = ThreadStacks::find(pid, &smaps.regions);
+        Ok(Some(Self { rss, smaps, stacks }))
+    }
 }
 
 /// The C library's allocator, by the names of what is mapped; nobody looks for one in growth mode.

@@ -152,10 +152,11 @@ impl Session {
         let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
+        let regions = self.regions_now();
         let (placed, calls) = (self.probes.take(), self.probes.take_calls());
         self.probes.detach_in_background(placed);
         self.probes.detach_in_background(calls);
-        self.account_now(); // a large heap takes its time
+        self.account_now(regions); // a large heap takes its time
         if let Some(meter) = &mut self.meter {
             meter.stop(); // of a very short recording it may still measure traps
         }

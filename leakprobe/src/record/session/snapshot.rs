@@ -68,7 +68,7 @@ impl Session {
             self.drain(progress)?;
             self.locate(true)?;
             if self.members.are_many() || self.space() == space {
-                self.account_now();
+                self.account_now(None);
                 let header = self.header();
                 return Ok(self.profile_of(header, &snapshot, Some(age), usize::MAX));
             }
