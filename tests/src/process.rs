@@ -1,6 +1,6 @@
 //! Child processes with bounded waits. What stays when a test fails is killed.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -22,12 +22,18 @@ pub struct Process {
 impl Process {
     /// Starts a command with pipes on all three streams.
     pub fn spawn(command: &mut Command) -> Process {
-        let mut child = command
+        command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
+            .stderr(Stdio::piped());
+        let mut child = loop {
+            match command.spawn() {
+                // A program that a test has written, until what another test has forked executes another.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => thread::yield_now(),
+                spawned => break spawned,
+            }
+        }
+        .unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
         let stdout = Lines::new(child.stdout.take().expect("stdout is a pipe"));
         let stderr = Lines::new(child.stderr.take().expect("stderr is a pipe"));
         Process {
