@@ -45,11 +45,11 @@ pub fn write(
     ];
     for (who, Mapped { bytes, count }) in advised {
         if count > 0 {
+            let calls = calls(count);
             let (bytes, count) = (human::bytes(bytes), human::count(count));
             writeln!(
                 out,
-                "  {dim}madvise: {who} has told the kernel {count} times that it may take memory back, of {bytes} \
-                 in all{dim:#}"
+                "  {dim}madvise: {who} has offered back what is in {bytes}, by {count} {calls}{dim:#}"
             )?;
         }
     }
@@ -63,11 +63,7 @@ pub fn write(
         let rank = index + 1;
         let Mapped { bytes: sum, count } = stack.mapped;
         let sum = human::bytes(sum);
-        let calls = match count {
-            1 => "system call",
-            _ => "system calls",
-        };
-        let count = human::count(count);
+        let (count, calls) = (human::count(count), calls(count));
         let resident = stack.resident_bytes.map(human::bytes);
         let resident = resident.map_or(String::new(), |it| format!(", {it} of it resident"));
         writeln!(
@@ -89,4 +85,12 @@ pub fn write(
         }
     }
     Ok(())
+}
+
+/// The word for so many.
+fn calls(count: u64) -> &'static str {
+    match count {
+        1 => "system call",
+        _ => "system calls",
+    }
 }
