@@ -18,7 +18,7 @@ pub use events::Event;
 pub use live::{ByAge, Lifetimes};
 pub use many::{Remains, Space, Spaces};
 pub use peak::{Peak, WholePeak};
-pub use reader::{Ages, LiveStack, Maps, Share, Snapshot, Unconfirmed};
+pub use reader::{Ages, LiveBlocks, LiveStack, Maps, Share, Snapshot, Unconfirmed};
 pub use stacks::{Address, REFRESH, Stacks, Trace};
 
 use std::collections::BTreeMap;

@@ -205,12 +205,13 @@ impl Maps {
         .context("failed to read the map of stacks")
     }
 
-    /// Reads every live block as well: ages, and a check of the totals against them.
+    /// Reads every live block as well, unless they were read already and are still the same: ages, and a check of
+    /// the totals against them.
     ///
     /// # Errors
     ///
     /// If a map cannot be read.
-    pub fn blocks(&self, space: u64, ages: Ages) -> Result<Snapshot> {
+    pub fn blocks(&self, space: u64, ages: Ages, read: Option<&LiveBlocks>) -> Result<Snapshot> {
         let Ages {
             now,
             min: min_age,
@@ -221,10 +222,7 @@ impl Maps {
         let latest = now.saturating_sub(min_age.as_nanos() as u64);
         let mut live: HashMap<u64, Live> = HashMap::new();
         let mut young: HashMap<u64, Live> = HashMap::new();
-        bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
-            if key.space != space {
-                return;
-            }
+        let mut add = |block: &Block| {
             if block.time > latest && !min_age.is_zero() {
                 return young
                     .entry(block.stack)
@@ -233,8 +231,11 @@ impl Maps {
             }
             let live = live.entry(block.stack).or_default();
             live.add(block, now, unseen, settled);
-        })
-        .context("failed to read the map of live blocks")?;
+        };
+        match read.filter(|it| it.space == space) {
+            Some(read) => read.blocks.iter().for_each(|(_, block)| add(block)),
+            None => self.each_block(space, |_, block| add(block))?,
+        }
 
         let mut snapshot = self.totals(space)?;
         let mut sum = Estimate::default();
@@ -318,16 +319,21 @@ impl Maps {
     /// # Errors
     ///
     /// If the map cannot be read.
-    pub fn live_blocks(&self, space: u64) -> Result<Vec<(u64, Block)>> {
+    pub fn live_blocks(&self, space: u64) -> Result<LiveBlocks> {
         let mut blocks = Vec::new();
+        self.each_block(space, |address, block| blocks.push((address, *block)))?;
+        blocks.sort_unstable_by_key(|(address, _)| *address);
+        Ok(LiveBlocks { space, blocks })
+    }
+
+    /// Calls `each` with the address of every live block of an address space, and the block.
+    fn each_block(&self, space: u64, mut each: impl FnMut(u64, &Block)) -> Result<()> {
         bpf::for_each(self.blocks.fd().as_fd(), |key: &BlockKey, block: &Block| {
             if key.space == space {
-                blocks.push((key.address, *block));
+                each(key.address, block);
             }
         })
-        .context("failed to read the map of live blocks")?;
-        blocks.sort_unstable_by_key(|(address, _)| *address);
-        Ok(blocks)
+        .context("failed to read the map of live blocks")
     }
 
     pub(super) fn counters(&self) -> Result<Vec<(Counter, u64)>> {
@@ -339,6 +345,14 @@ impl Maps {
             })
             .collect()
     }
+}
+
+/// The live blocks of an address space.
+pub struct LiveBlocks {
+    /// Its number.
+    pub space: u64,
+    /// With their addresses, by which they are sorted.
+    pub blocks: Vec<(u64, Block)>,
 }
 
 /// The figures of a stack on record.

@@ -15,6 +15,7 @@ use crate::analyze::account::{self, Account, HeapMemory, LiveMemory, Seen};
 use crate::analyze::rss::Rss;
 use crate::report::human;
 use crate::sampling::Estimate;
+use crate::snapshot::LiveBlocks;
 use crate::target::heaps::{self, HeapState, Limits, LiveBlock};
 use crate::target::pages::Resident;
 use crate::target::{AllocatorInfo, Cgroup, Mapping, Process, Smaps, ThreadStacks, Usage, spans};
@@ -95,8 +96,16 @@ impl Session {
         Regions::read(pid).ok().flatten()
     }
 
-    /// Takes the account of now, with all that can be known of the blocks, and the regions of a moment ago.
-    pub(super) fn account_now(&mut self, regions: Option<Regions>) {
+    /// The live blocks of the process of the account; `None` if it has ended, or none are recorded.
+    pub(super) fn blocks_now(&self) -> Option<LiveBlocks> {
+        let is_heap = matches!(self.subject, Subject::Heap(_));
+        let space = self.space_of_target().filter(|_| is_heap)?;
+        self.accounted()?;
+        self.maps.live_blocks(space).ok()
+    }
+
+    /// Takes the account of now, with the blocks, and the regions of a moment ago.
+    pub(super) fn account_now(&mut self, regions: Option<Regions>, blocks: Option<&LiveBlocks>) {
         self.end_account();
         let Some(process) = self.accounted() else {
             return;
@@ -107,11 +116,8 @@ impl Session {
         {
             self.memory.rss.note(usage.rss, usage.of_files);
         }
-        let is_heap = matches!(self.subject, Subject::Heap(_));
-        let space = self.space_of_target().filter(|_| is_heap);
-        let blocks = space.and_then(|space| self.maps.live_blocks(space).ok());
-        let blocks = blocks.unwrap_or_default();
-        let live = resident(pid, &blocks);
+        let blocks = blocks.map_or(&[][..], |it| &it.blocks);
+        let live = resident(pid, blocks);
         let block = |(address, block): &(u64, Block)| LiveBlock {
             address: *address,
             size: block.size,

@@ -9,16 +9,18 @@ use super::members::Member;
 use super::{Progress, Session, Subject};
 use crate::overhead::Meter;
 use crate::snapshot::counts::{EXEC_GAP, MODULES_NOT_UNWOUND};
-use crate::snapshot::{Ages, Snapshot, now};
+use crate::snapshot::{Ages, LiveBlocks, Snapshot, now};
 use crate::symbolize::{Header, Profile, View, profile};
 
 impl Session {
-    /// What is there as of `now`; the final one once nothing is recorded any more.
+    /// What is there as of `now`; the final one once nothing is recorded any more. `blocks` if they were read
+    /// since.
     pub(super) fn snapshot(
         &mut self,
         min_age: Option<Duration>,
         now: u64,
         is_final: bool,
+        blocks: Option<&LiveBlocks>,
     ) -> Result<Snapshot> {
         if self.members.are_many() {
             let ages = self.ages(min_age.unwrap_or_default(), now);
@@ -40,7 +42,7 @@ impl Session {
             (_, None, _) => self.maps.totals(space),
             (_, Some(min_age), _) => {
                 let ages = self.ages(min_age, now);
-                self.maps.blocks(space, ages)
+                self.maps.blocks(space, ages, blocks)
             }
         }
     }
@@ -98,7 +100,7 @@ impl Session {
 
     pub(super) fn profile(&mut self, min_age: Option<Duration>, top: usize) -> Result<Profile> {
         self.locate(true)?;
-        let mut snapshot = self.snapshot(min_age, now()?, false)?;
+        let mut snapshot = self.snapshot(min_age, now()?, false, None)?;
         snapshot.unbalanced = 0; // the target runs on while the maps are read
         let header = Header {
             mappings: self.mappings(None)?,
@@ -156,7 +158,8 @@ impl Session {
         let (placed, calls) = (self.probes.take(), self.probes.take_calls());
         self.probes.detach_in_background(placed);
         self.probes.detach_in_background(calls);
-        self.account_now(regions); // a large heap takes its time
+        let blocks = self.blocks_now();
+        self.account_now(regions, blocks.as_ref()); // a large heap takes its time
         if let Some(meter) = &mut self.meter {
             meter.stop(); // of a very short recording it may still measure traps
         }
@@ -171,7 +174,7 @@ impl Session {
                 "the new program's allocator was not found before the recording ended".to_owned(),
             );
         }
-        let snapshot = self.snapshot(Some(min_age), stopped, true)?;
+        let snapshot = self.snapshot(Some(min_age), stopped, true, blocks.as_ref())?;
         let mappings = self.mappings(moment.as_ref())?;
         // Only now: what was still in the ring buffer may have added losses and notes.
         let header = Header {

@@ -62,13 +62,14 @@ impl Session {
             self.drain(progress)?;
             let space = self.space();
             let age = min_age.unwrap_or_default();
-            let mut snapshot = self.snapshot(Some(age), now()?, true)?;
+            let mut snapshot = self.snapshot(Some(age), now()?, true, None)?;
             snapshot.unbalanced = 0;
             // The frames of stacks that have come meanwhile.
             self.drain(progress)?;
             self.locate(true)?;
             if self.members.are_many() || self.space() == space {
-                self.account_now(None);
+                let blocks = self.blocks_now();
+                self.account_now(None, blocks.as_ref());
                 let header = self.header();
                 return Ok(self.profile_of(header, &snapshot, Some(age), usize::MAX));
             }
