@@ -1,4 +1,4 @@
-//! Where figures were measured, in one line: without it they mean nothing.
+//! Where figures were measured, and how much of it others had: without that they mean nothing.
 
 use std::fs;
 
@@ -34,4 +34,40 @@ pub fn describe() -> Result<String> {
         },
         read("/proc/loadavg")?.split(' ').next().unwrap_or_default(),
     ))
+}
+
+/// Processor time of a virtual machine, in ticks of `/proc/stat`.
+pub struct Processors {
+    used: u64,
+    stolen: u64,
+}
+
+impl Processors {
+    /// Up to now.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc/stat` cannot be read.
+    pub fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("failed to read `/proc/stat`")?;
+        let all = text.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = all.split(' ').filter_map(|it| it.parse().ok()).collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal: see proc_stat(5).
+        let of = |fields: &[usize]| fields.iter().filter_map(|&at| ticks.get(at)).sum();
+        Ok(Self {
+            used: of(&[0, 1, 2, 5, 6]),
+            stolen: of(&[7]),
+        })
+    }
+
+    /// How much the host has taken since then of what this machine wanted, percent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn stolen_since(&self) -> Result<f64> {
+        let now = Self::read()?;
+        let (used, stolen) = (now.used - self.used, now.stolen - self.stolen);
+        Ok(stolen as f64 * 100.0 / (used + stolen).max(1) as f64)
+    }
 }

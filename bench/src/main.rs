@@ -23,6 +23,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use goal::Goals;
+use machine::Processors;
 
 /// What leakprobe costs.
 #[derive(Parser)]
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
 
 fn run(benchmark: &Benchmark) -> Result<Goals> {
     println!("{}", machine::describe()?);
+    let processors = Processors::read()?;
     let goals = match benchmark {
         Benchmark::Neighbour(options) => neighbour::run(options)?,
         Benchmark::Pair(options) => pair::run(options)?,
@@ -80,6 +82,8 @@ fn run(benchmark: &Benchmark) -> Result<Goals> {
         Benchmark::Server(options) => server::run(options)?,
         Benchmark::Unwind(options) => unwind::run(options)?,
     };
+    let stolen = processors.stolen_since()?;
+    println!("\nthe host took {stolen:.1} % of the processor time that was wanted");
     print!("\n{goals}");
     Ok(goals)
 }

@@ -9,9 +9,10 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cli::pattern::{Facts, Pattern};
 use crate::cli::watching::{Watching, numbered};
@@ -106,9 +107,9 @@ impl Files {
     ) -> Result<()> {
         // First: after a death there may be little time.
         let mut result = self.write_of_death(profile, &profile.target.comm, config, wrote);
-        for output in &self.outputs {
-            let written = write(profile, output, config).map(|_| wrote(&output.path));
-            result = result.and(written);
+        let written = write(profile, &self.outputs, config);
+        for (output, written) in self.outputs.iter().zip(written) {
+            result = result.and(written.map(|_| wrote(&output.path)));
         }
         result
     }
@@ -134,10 +135,11 @@ impl Files {
             time: SystemTime::now(),
             comm,
         };
+        let outputs: Vec<_> = self.on_death.iter().map(|it| it.output(facts)).collect();
         let mut result = Ok(());
-        for pattern in &self.on_death {
-            let output = pattern.output(facts);
-            match write(profile, &output, config) {
+        let written = write(profile, &outputs, config);
+        for ((pattern, output), written) in self.on_death.iter().zip(&outputs).zip(written) {
+            match written {
                 Ok(file) => {
                     wrote(&output.path);
                     let place = (output.path.as_path(), &file);
@@ -164,10 +166,12 @@ impl Files {
         wrote: &mut dyn FnMut(&Path),
     ) -> Result<()> {
         self.number += 1;
+        let outputs = self.outputs.iter();
+        let outputs: Vec<_> = outputs.map(|it| numbered(it, self.number)).collect();
         let mut result = Ok(());
-        for (index, output) in self.outputs.iter().enumerate() {
-            let output = numbered(output, self.number);
-            match write(profile, &output, config) {
+        let written = write(profile, &outputs, config);
+        for ((index, output), written) in outputs.into_iter().enumerate().zip(written) {
+            match written {
                 Ok(file) => {
                     wrote(&output.path);
                     self.numbered.push_back(Written {
@@ -280,9 +284,31 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn write(profile: &Profile, output: &Output, config: &Config) -> Result<Metadata> {
-    cli::write_atomically(&output.path, |out| {
-        report::write(output.format, profile, config.file_options(), out)
+/// Writes reports, all at the same time, and gives of each what it is.
+fn write(profile: &Profile, outputs: &[Output], config: &Config) -> Vec<Result<Metadata>> {
+    let write = |output: &Output| {
+        cli::write_atomically(&output.path, |out| {
+            report::write(output.format, profile, config.file_options(), out)
+        })
+    };
+    thread::scope(|scope| {
+        let writers: Vec<_> = outputs
+            .iter()
+            .map(|output| scope.spawn(move || write(output)))
+            .collect();
+        writers
+            .into_iter()
+            .zip(outputs)
+            .map(|(writer, output)| {
+                let written = writer.join();
+                written.unwrap_or_else(|_| {
+                    Err(anyhow!(
+                        "cannot write `{}`: the thread that does it panicked",
+                        output.path.display()
+                    ))
+                })
+            })
+            .collect()
     })
 }
 

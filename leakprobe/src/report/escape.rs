@@ -8,7 +8,8 @@ use std::fmt::Write;
 /// (`\x1b`, `\u{202e}`): control characters, line ends, invisible and direction-changing characters,
 /// and the two that XML forbids besides control characters.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_hidden) {
+    // Most names are of printable ASCII, which is quickly seen.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 16);

@@ -64,10 +64,10 @@ fn names() -> Vec<String> {
 fn profiles(name: &str) -> [Profile; 2] {
     let mut everywhere = sample::sampled();
     let frame = Frame {
-        function: Some(name.to_string()),
-        module: Some(name.to_string()),
+        function: Some(name.into()),
+        module: Some(name.into()),
         offset: Some(1),
-        file: Some(name.to_string()),
+        file: Some(name.into()),
         line: Some(1),
         inlined: false,
     };

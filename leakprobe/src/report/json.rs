@@ -34,6 +34,10 @@ impl Formatter for Visible {
         out: &mut W,
         text: &str,
     ) -> io::Result<()> {
+        // Most of it is printable ASCII, which is quickly seen.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return out.write_all(text.as_bytes());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(|c: char| c.is_control()) {
             out.write_all(&rest.as_bytes()[..at])?;

@@ -31,7 +31,7 @@ pub fn of_stacks(stacks: &[(&[&str], u64)]) -> Profile {
         .iter()
         .map(|(names, bytes)| {
             let frame = |name: &&str| Frame {
-                function: Some(name.to_string()),
+                function: Some((*name).into()),
                 ..Frame::default()
             };
             stack(
@@ -547,12 +547,12 @@ fn sum(stacks: &[Stack]) -> Totals {
 
 /// A frame; what is empty is absent.
 fn at(function: &str, module: &str, offset: u64, source: Option<(&str, u32)>) -> Frame {
-    let present = |text: &str| (!text.is_empty()).then(|| text.to_string());
+    let present = |text: &str| (!text.is_empty()).then(|| text.into());
     Frame {
         function: present(function),
         module: present(module),
         offset: present(module).map(|_| offset),
-        file: source.map(|(file, _)| file.to_string()),
+        file: source.map(|(file, _)| file.into()),
         line: source.map(|(_, line)| line),
         inlined: false,
     }

@@ -78,10 +78,9 @@ pub const UNKNOWN: &str = "[unknown]";
 
 /// What a frame is called: its function, else where it is. Safe to print.
 pub fn frame(frame: &Frame) -> String {
-    match (&frame.function, location(frame)) {
-        (Some(function), _) if !function.trim().is_empty() => visible(function.trim()).into_owned(),
-        (_, Some(location)) => location,
-        _ => UNKNOWN.to_string(),
+    match frame.function.as_deref().map(str::trim) {
+        Some(function) if !function.is_empty() => visible(function).into_owned(),
+        _ => location(frame).unwrap_or_else(|| UNKNOWN.to_string()),
     }
 }
 

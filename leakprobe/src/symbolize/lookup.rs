@@ -167,8 +167,8 @@ impl Image {
 /// A symbol and the functions inlined into it, innermost first.
 fn frames(sym: &Sym<'_>) -> Vec<Frame> {
     let frame = |name: &str, code: Option<&CodeInfo<'_>>, inlined| Frame {
-        function: (!name.is_empty()).then(|| name.to_owned()),
-        file: code.map(|code| code.to_path().to_string_lossy().into_owned()),
+        function: (!name.is_empty()).then(|| name.into()),
+        file: code.map(|code| code.to_path().to_string_lossy().into()),
         line: code.and_then(|code| code.line),
         inlined,
         ..Frame::default()

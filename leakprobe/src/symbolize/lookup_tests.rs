@@ -67,7 +67,7 @@ fn with_symbols(others: &[(&str, u32, &[u8])]) -> Vec<u8> {
 fn name_at(bytes: &[u8], address: u64) -> Option<String> {
     let mut lookup = Lookup::new(&module(file(bytes)), true);
     let frames = lookup.find(&[address]).remove(0)?;
-    frames[0].function.clone()
+    frames[0].function.as_deref().map(str::to_owned)
 }
 
 #[test]

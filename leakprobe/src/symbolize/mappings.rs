@@ -133,11 +133,13 @@ impl Mappings {
 
 /// Whose a stack is of which the kernel side knows no allocator.
 fn owner(frames: &[Frame]) -> Owner {
-    let function = |frame: &Frame| frame.function.clone().unwrap_or_default();
+    fn function(frame: &Frame) -> &str {
+        frame.function.as_deref().unwrap_or_default()
+    }
     let is_allocator = |frame: &Frame| {
         let name = function(frame);
         // As C libraries call their own.
-        let name = name.strip_prefix("__libc_").unwrap_or(&name);
+        let name = name.strip_prefix("__libc_").unwrap_or(name);
         let name = name.strip_suffix("_impl").unwrap_or(name);
         FUNCTIONS.iter().any(|function| function.name == name)
     };
@@ -164,8 +166,8 @@ mod tests {
     #[test]
     fn owners() {
         let frame = |function: &str, module: &str| Frame {
-            function: Some(function.to_owned()),
-            module: Some(module.to_owned()),
+            function: Some(function.into()),
+            module: Some(module.into()),
             ..Frame::default()
         };
         let libc = frame("mmap64", "libc.so.6");

@@ -19,6 +19,8 @@ pub use profile::{Choice, Header, View, profile};
 pub use suppress::{RuleUse, Suppressed, Suppressions};
 pub use verdict::{NamedSuspect, Verdict};
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::analyze::account::Account;
@@ -37,16 +39,16 @@ use crate::target::{AllocatorInfo, TargetInfo};
 pub struct Frame {
     /// Demangled function name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub function: Option<String>,
+    pub function: Option<Arc<str>>,
     /// File name (no folders) of the object the code is in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub module: Option<String>,
+    pub module: Option<Arc<str>>,
     /// Address within the module as its own ELF file counts (what `addr2line -e` takes), bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// Source file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
+    pub file: Option<Arc<str>>,
     /// Line in the source file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,

@@ -56,7 +56,7 @@ impl Names {
     }
 
     fn learn_module(&mut self, key: *const Module, module: Arc<Module>, offsets: &[u64]) {
-        let name = module_name(&module);
+        let name: Arc<str> = module_name(&module).into();
         let path = module.path.to_string_lossy().into_owned();
         let has_file = module.file.is_some();
         let (_, lookup) = self.modules.entry(key).or_insert_with(|| {
@@ -88,8 +88,8 @@ impl Names {
         };
         if let Some(name) = at.name.as_ref().or(late.as_ref()) {
             return [Frame {
-                function: Some(name.to_string()),
-                module: Some(JIT.to_owned()),
+                function: Some(Arc::clone(name)),
+                module: Some(JIT.into()),
                 offset: Some(at.offset),
                 ..Frame::default()
             }]

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn frame(function: &str, module: &str, file: &str) -> Arc<[Frame]> {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let some = |text: &str| (!text.is_empty()).then(|| text.into());
     Arc::new([Frame {
         function: some(function),
         module: some(module),

@@ -137,9 +137,9 @@ fn lines_have_their_width() {
     let mut profile = sample::profile();
     for stack in &mut profile.stacks {
         for frame in &mut stack.frames {
-            frame.function = Some("name".repeat(2500));
-            frame.module = Some("module".repeat(2500));
-            frame.file = Some("/folder".repeat(2500));
+            frame.function = Some("name".repeat(2500).into());
+            frame.module = Some("module".repeat(2500).into());
+            frame.file = Some("/folder".repeat(2500).into());
         }
     }
     for width in [0, 80, 100, 120] {
