@@ -45,7 +45,7 @@ pub fn record(address: u64, block: &Block, check: u64, thread: &mut Thread, anno
             // Its free was not seen. The old block goes, under a name.
             count(Counter::MissedFrees);
             if let Some(old) = take(address, owner) {
-                freed(&old, owner);
+                freed(&old, owner, block.time);
             }
             if insert(&key, block, BPF_ANY).is_err() {
                 return count(Counter::BlocksFull);
@@ -169,9 +169,9 @@ pub fn put_back(address: u64, block: &Block, owner: Owner) {
     }
 }
 
-/// Counts a block as freed, for the stack that allocated it.
+/// Counts a block as freed now, for the stack that allocated it.
 #[inline(always)]
-pub fn freed(block: &Block, owner: Owner) {
+pub fn freed(block: &Block, owner: Owner, now: u64) {
     let stack = StackKey {
         id: block.stack,
         program: owner.program,
@@ -181,7 +181,7 @@ pub fn freed(block: &Block, owner: Owner) {
         // SAFETY: as in `record`.
         unsafe {
             let (bytes, blocks) = stands_for(block);
-            peak::freed(totals, bytes, block);
+            peak::freed(totals, bytes, block, now);
             add(&raw mut (*totals).freed_count, blocks);
         }
     }

@@ -4,8 +4,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::pt_regs;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_func_ip};
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_get_func_ip, bpf_ktime_get_ns};
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use leakprobe_common::{Block, Control, Counter, Gives, MAX_NESTED_CALLS, Signature};
@@ -193,7 +192,7 @@ pub fn leave<C: EbpfContext>(ctx: &C) {
 /// Records what a call gave out and took back.
 #[inline(always)]
 fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
-    let owner = thread.owner();
+    let (owner, now) = (thread.owner(), thread.now());
     let call = thread.call(level);
     if control(Control::Active) == 0 {
         if call.has_old != 0 {
@@ -218,7 +217,7 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
     if call.has_old != 0 {
         // realloc(p, 0) that returns nothing has freed p; any other failure leaves p as it was.
         if address != 0 || call.size == 0 {
-            blocks::freed(&call.old, owner);
+            blocks::freed(&call.old, owner, now);
         } else {
             blocks::put_back(call.address, &call.old, owner);
         }
@@ -233,12 +232,10 @@ fn finish(thread: &mut Thread, level: u64, regs: &pt_regs) {
     if call.chance == 0 || call.size < MIN_SIZE.load() || call.size > MAX_SIZE.load() {
         return;
     }
-    // SAFETY: the helper has no preconditions.
-    let time = unsafe { bpf_ktime_get_ns() };
     let block = Block {
         size: call.size,
         stack: call.stack,
-        time,
+        time: now,
         chance: call.chance,
     };
     let (check, announced) = (call.check, call.announced);
@@ -272,7 +269,12 @@ pub fn free(ctx: &ProbeContext) {
     }
     match blocks::take(address, owner) {
         Some(block) => {
-            blocks::freed(&block, owner);
+            let now = match &mut thread {
+                Some(thread) => thread.now(),
+                // SAFETY: the helper has no preconditions.
+                None => unsafe { bpf_ktime_get_ns() },
+            };
+            blocks::freed(&block, owner, now);
             count_followed(signature);
             if let Some(thread) = thread {
                 thread.freed = address;

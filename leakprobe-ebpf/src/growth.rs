@@ -11,7 +11,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, pt_regs};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{
-    bpf_find_vma, bpf_get_current_task, bpf_get_current_task_btf, bpf_ktime_get_ns,
+    bpf_find_vma, bpf_get_current_task, bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_ns,
     bpf_probe_read_user, bpf_task_pt_regs,
 };
 use aya_ebpf::macros::map;
@@ -264,9 +264,9 @@ unsafe extern "C" fn look(_task: *mut c_void, vma: *mut c_void, mapping: *mut c_
 const PAGES_BITS: u64 = (HUGE_BYTES / PAGE_BYTES).trailing_zeros() as u64;
 /// Bits of an entry of [`QUIET`] for its time.
 const TIME_BITS: u64 = 28;
-/// A region is quiet for so many nanoseconds as a power of two, 67 ms. Should its small pages go and a huge one come
-/// meanwhile, that is missed, and found by the user side as pages without a fault.
-const QUIET_BITS: u64 = 26;
+/// A region is quiet for so many ticks of the kernel as a power of two, 16 to 160 ms. Should its small pages go and a
+/// huge one come meanwhile, that is missed, and found by the user side as pages without a fault.
+const QUIET_BITS: u64 = 4;
 
 /// Whether the fault has brought a huge page: then all of its pages are there. Nine are looked at, and
 /// the user side makes sure later. To look at a page that is not there costs as much as a fault, so a
@@ -278,7 +278,7 @@ fn brought_huge_page(address: u64) -> bool {
     };
     let region = address / HUGE_BYTES;
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() } >> QUIET_BITS & ((1 << TIME_BITS) - 1);
+    let now = unsafe { bpf_jiffies64() } >> QUIET_BITS & ((1 << TIME_BITS) - 1);
     let seen = region << TIME_BITS | now;
     let index = opaque(region ^ region >> 13) & (QUIET_ENTRIES as u64 - 1);
     // SAFETY: the index is masked; an aligned word is read and written whole.

@@ -39,19 +39,19 @@ pub unsafe fn allocated(totals: *mut StackTotals, bytes: u64) {
     change(bytes as i64);
 }
 
-/// So many bytes of a stack, which are this block, were freed.
+/// So many bytes of a stack, which are this block, were freed now.
 ///
 /// # Safety
 ///
 /// As of [`allocated`].
 #[inline(always)]
-pub unsafe fn freed(totals: *mut StackTotals, bytes: u64, block: &Block) {
+pub unsafe fn freed(totals: *mut StackTotals, bytes: u64, block: &Block, now: u64) {
     // SAFETY: the caller's promise, and the mask keeps the class within the array, the length of which is a
     // power of two.
     unsafe {
         save(totals);
         add(&raw mut (*totals).freed_bytes, bytes);
-        let class = age_class(bpf_ktime_get_ns().saturating_sub(block.time));
+        let class = age_class(now.saturating_sub(block.time));
         if class < AGES {
             let class = opaque(class as u64) & (AGES as u64 - 1);
             let ages = (&raw mut (*totals).freed_by_age).cast::<u64>();

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::analyze::trend::tests::noise;
 
 const TICK: u64 = 250_000_000;
 
@@ -26,17 +27,6 @@ fn history(looks: u64, live: impl Fn(u64, u64) -> u64, stacks: u64) -> History {
         history.look(at * TICK, whole, of_each.into_iter());
     }
     history
-}
-
-/// Numbers below `most` that are the same each time.
-fn noise(seed: u64, most: u64) -> u64 {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
-    for _ in 0..3 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-    }
-    state % most
 }
 
 #[test]

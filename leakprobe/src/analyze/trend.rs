@@ -137,7 +137,7 @@ pub fn judge(points: &[Point]) -> (Option<Slope>, Trend) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -153,7 +153,7 @@ mod tests {
     }
 
     /// Numbers below `most` that are the same each time.
-    fn noise(seed: u64, most: u64) -> u64 {
+    pub fn noise(seed: u64, most: u64) -> u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491_4f6c_dd1d;
         for _ in 0..3 {
             state ^= state << 13;
