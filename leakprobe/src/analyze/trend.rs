@@ -137,7 +137,7 @@ pub fn judge(points: &[Point]) -> (Option<Slope>, Trend) {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
