@@ -95,7 +95,12 @@ impl Session {
         let mut info = forked_by.info.clone();
         (info.pid, info.ns_pid) = (pid, pid);
         if let Some(process) = &process {
-            info = process.info_of_child(&info);
+            let own = process.info_of_child(&info);
+            // Nothing is told of one that has ended meanwhile. It was called what its parent is.
+            match own.comm.is_empty() {
+                true => info.start_time = own.start_time,
+                false => info = own,
+            }
         }
         let member = Member {
             process,
