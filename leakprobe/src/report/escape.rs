@@ -8,8 +8,7 @@ use std::fmt::Write;
 /// (`\x1b`, `\u{202e}`): control characters, line ends, invisible and direction-changing characters,
 /// and the two that XML forbids besides control characters.
 pub fn visible(text: &str) -> Cow<'_, str> {
-    // Most names are of printable ASCII, which is quickly seen.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) || !text.contains(is_hidden) {
+    if is_plain(text) || !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 16);
@@ -26,6 +25,11 @@ pub fn visible(text: &str) -> Cow<'_, str> {
         debug_assert!(result.is_ok(), "a String takes everything");
     }
     Cow::Owned(safe)
+}
+
+/// Whether it is all printable ASCII, as most names are, and which is quickly seen.
+pub fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// Whether a character must not be printed as it is.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
+use super::escape::is_plain;
 use crate::symbolize::Profile;
 
 /// Writes one JSON document on one line.
@@ -34,8 +35,7 @@ impl Formatter for Visible {
         out: &mut W,
         text: &str,
     ) -> io::Result<()> {
-        // Most of it is printable ASCII, which is quickly seen.
-        if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        if is_plain(text) {
             return out.write_all(text.as_bytes());
         }
         let mut rest = text;

@@ -97,7 +97,7 @@ impl Session {
         if let Some(process) = &process {
             let own = process.info_of_child(&info);
             // Nothing is told of one that has ended meanwhile. It was called what its parent is.
-            match own.comm.is_empty() {
+            match own.comm.is_empty() && process.has_ended() {
                 true => info.start_time = own.start_time,
                 false => info = own,
             }
