@@ -72,8 +72,10 @@ fn postgres() -> Busy {
             .args(["-c", "1", "-R", "50", "-T", "900", "postgres"]),
     );
     let mut psql = server.client("psql");
-    psql.args(["-X", "-q", "-A", "-t", "-c"])
-        .arg("SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench'");
+    // One that has ended a transaction: pgbench's first connection only asks about the tables, and is closed then.
+    psql.args(["-X", "-q", "-A", "-t", "-c"]).arg(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgbench' AND query = 'END;'",
+    );
     let pid = loop {
         let found = output(&mut psql).expect("the server answers");
         if let Ok(pid) = found.parse() {
