@@ -15,6 +15,9 @@ pub enum Gives {
 /// Functions that can be told apart, at most; a power of two.
 pub const MAX_FUNCTIONS: usize = 16;
 
+/// Stands for a function where calls are counted: the probes at system calls that map memory.
+pub const SYSTEM_CALLS: usize = MAX_FUNCTIONS - 1;
+
 /// Calls of a function.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,9 @@ use leakprobe_common::{
     Control, Counter, EventKind, ExecEvent, ExitEvent, ForkEvent, MAX_ALLOCATORS, ProcessState,
 };
 
-use crate::maps::{EVENTS, THREADS, control, count, set_control, set_control_at, thread_id};
+use crate::maps::{
+    AT_ONCE, EVENTS, THREADS, control, count, set_control, set_control_at, thread_id,
+};
 use crate::process::{self, MANY};
 use crate::{arch, call, peak};
 
@@ -93,7 +95,7 @@ pub fn exec(ctx: &RawTracePointContext) -> i32 {
         by_main_thread: (old_thread as u32 == thread) as u64,
         before,
     });
-    entry.submit(0);
+    entry.submit(AT_ONCE);
     0
 }
 
@@ -111,7 +113,7 @@ pub fn fork(ctx: &RawTracePointContext) -> i32 {
         kind: EventKind::Fork as u64,
         child,
     });
-    entry.submit(0);
+    entry.submit(AT_ONCE);
     0
 }
 
@@ -140,6 +142,6 @@ pub fn thread_exit() -> i32 {
         time: unsafe { bpf_ktime_get_ns() },
         process,
     });
-    entry.submit(0);
+    entry.submit(AT_ONCE);
     0
 }

@@ -9,10 +9,12 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_ringbuf_output};
 use aya_ebpf::programs::ProbeContext;
-use leakprobe_common::{Control, Counter, EventKind, MappingEvent, MappingSite, mapping_call};
+use leakprobe_common::{
+    Control, Counter, EventKind, MappingEvent, MappingSite, SYSTEM_CALLS, Signature, mapping_call,
+};
 
 use crate::growth::announced;
-use crate::maps::{EVENTS, count, opaque, read_user, registers, thread_id};
+use crate::maps::{EVENTS, count, count_entered, in_time, opaque, read_user, registers, thread_id};
 use crate::process::{Owner, view};
 use crate::sample::passes_allocator;
 use crate::thread::{Thread, is_trampoline, this_thread};
@@ -24,6 +26,7 @@ pub fn system_call(ctx: &ProbeContext) {
     let Some(owner) = process::owner() else {
         return;
     };
+    count_entered((SYSTEM_CALLS as u64) << Signature::FUNCTION_SHIFT);
     // SAFETY: the helpers read the context of this program, or have no preconditions.
     let (cookie, time) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
     let regs = registers(ctx);
@@ -57,7 +60,7 @@ pub fn system_call(ctx: &ProbeContext) {
             (&raw const EVENTS).cast_mut().cast(),
             (&raw mut event).cast(),
             size_of::<MappingEvent>() as u64,
-            0,
+            in_time(),
         )
     };
     if status != 0 {

@@ -5,8 +5,11 @@
 
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{
+    BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP,
+};
 use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use aya_ebpf::{EbpfContext, Global, helpers};
@@ -40,9 +43,34 @@ pub static STACKS: HashMap<StackKey, StackTotals> =
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
-/// What is new: stacks seen for the first time, execs.
+/// What is new: stacks seen for the first time, execs. Each record wakes the user side ([`AT_ONCE`]), but
+/// for those that come in great numbers ([`in_time`]).
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// Flag of a record that the user side is to read at once. By default the kernel wakes it for the first
+/// unread record only, which may be one that it is not woken for.
+pub const AT_ONCE: u64 = BPF_RB_FORCE_WAKEUP as u64;
+
+/// Flag of a record that can wait until the user side looks: to wake it takes an interrupt of
+/// another CPU and some of its time. When this much is unread, it is woken all the same.
+#[inline(always)]
+pub fn in_time() -> u64 {
+    const MUCH: u64 = 1 << 20;
+    /// More than the longest record: that much is not skipped on the way there.
+    const STEP: u64 = 4 << 10;
+    // SAFETY: the map is a ring buffer.
+    let unread = unsafe {
+        bpf_ringbuf_query(
+            (&raw const EVENTS).cast_mut().cast(),
+            BPF_RB_AVAIL_DATA as u64,
+        )
+    };
+    match unread >= MUCH && unread % MUCH < STEP {
+        true => AT_ONCE,
+        false => BPF_RB_NO_WAKEUP as u64,
+    }
+}
 
 /// Counters by [`Counter`] id.
 #[map]

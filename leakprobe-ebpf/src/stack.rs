@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_output;
 use leakprobe_common::{Counter, EventKind, MAX_FRAMES, STACK_END_SHIFT, StackEnd, StackEvent};
 
 use crate::arch::Interrupted;
-use crate::maps::{EVENTS, count, opaque};
+use crate::maps::{AT_ONCE, EVENTS, count, opaque};
 use crate::thread::Thread;
 use crate::walk::{BEYOND, EXACTLY, Position, Start, walk, walk_from};
 
@@ -87,7 +87,7 @@ pub fn announce(thread: &mut Thread, id: u64) -> u64 {
             (&raw const EVENTS).cast_mut().cast(),
             (&raw mut *trace).cast(),
             size,
-            0,
+            AT_ONCE,
         )
     };
     (status == 0) as u64

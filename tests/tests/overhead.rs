@@ -178,3 +178,54 @@ fn within_its_budget_a_recording_is_exact() {
     );
     victim.end_well();
 }
+
+/// A program that maps and unmaps as fast as it can, and does little else.
+fn maps(steps: &str) -> Victim {
+    Victim::spawn_with("musl", "remap", &["1", "1", steps])
+}
+
+#[test]
+fn probes_at_system_calls_have_their_part() {
+    let _alone = alone();
+    let mut victim = maps("20000");
+    let leakprobe = Leakprobe::attach(victim.pid(), &[]);
+    victim.go();
+    assert_eq!(victim.line(), "done");
+    let report = leakprobe.interrupt().report();
+    let overhead = report.overhead.as_ref().expect("it was measured");
+    let calls = overhead.functions.iter();
+    let calls = calls.clone().find(|it| it.function == "system calls");
+    let calls = calls.expect("probes at system calls were hit");
+    // At least one for each of mmap, munmap and mremap; mprotect has none.
+    assert!(
+        (10_000..=50_000).contains(&calls.calls) && overhead.hits >= calls.calls,
+        "{overhead:?}"
+    );
+    assert!(calls.overhead_ns > calls.calls * 500, "{overhead:?}");
+    let sum: u64 = overhead.functions.iter().map(|it| it.overhead_ns).sum();
+    assert_eq!(sum, overhead.handler_ns + overhead.trap_ns, "{overhead:?}");
+    assert!(report.mappings.is_some());
+    victim.end_well();
+}
+
+#[test]
+fn a_budget_may_have_them_taken_away() {
+    let _alone = alone();
+    let mut victim = maps("300000");
+    let leakprobe = Leakprobe::attach(victim.pid(), &["--max-overhead", "10"]);
+    victim.go();
+    assert_eq!(victim.line(), "done");
+    let outcome = leakprobe.interrupt();
+    let report = outcome.report();
+    let budget = report.budget.as_ref().expect("a budget");
+    let steps = budget.steps.windows(2);
+    let orders = steps.filter(|it| it[0].system_calls && !it[1].system_calls);
+    let first = budget.steps.first().is_some_and(|it| !it.system_calls);
+    assert_eq!(orders.count() + usize::from(first), 1, "{budget:?}");
+    assert_eq!(report.evidence.losses["mappings_not_probed"], 1);
+    assert!(report.mappings.is_none());
+    let told =
+        |text: &str| text.contains("what the program maps is not followed any more, to keep");
+    assert!(told(&outcome.stderr) && told(&outcome.stdout));
+    victim.end_well();
+}

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray};
-use leakprobe_common::{Calls, MAX_FUNCTIONS};
+use leakprobe_common::{Calls, MAX_FUNCTIONS, SYSTEM_CALLS};
 
 use super::statistics::run_time;
 use super::{CpuTime, FunctionCost, Overhead, Price, Traps};
@@ -44,6 +44,8 @@ pub struct Share {
     pub cpu_ns: u64,
     /// Of that, for probes.
     pub overhead_ns: u64,
+    /// Of that, for those at system calls.
+    pub system_calls_ns: u64,
     /// Calls that ask for a block.
     pub asked: u64,
     /// Of these, calls that were followed to their return.
@@ -145,10 +147,21 @@ impl Gauge {
                 share.followed += followed;
             }
         }
+        let calls = self.calls(SYSTEM_CALLS)?;
+        let last = std::mem::replace(&mut self.last_calls[SYSTEM_CALLS], calls);
+        let entered = calls.entered.saturating_sub(last.entered);
+        let mean = self.mean(false, Runs::SystemCall).map_or(0, |it| it.1);
+        let handler = entered.saturating_mul(mean);
+        new[SYSTEM_CALLS] = (entered, 0, handler);
+        handlers = handlers.saturating_add(handler);
+        hits += entered;
         self.hits += hits;
         let traps = self.traps(share.cpu_ns.saturating_sub(handlers), &new, hits);
-        for ((entered, returned, handler), spent) in new.into_iter().zip(&mut self.spent) {
-            let trap = traps.cost(entered, returned);
+        for (number, spent) in self.spent.iter_mut().enumerate() {
+            let (handler, trap) = (new[number].2, cost(&traps, number, &new[number]));
+            if number == SYSTEM_CALLS {
+                share.system_calls_ns = handler.saturating_add(trap);
+            }
             spent.0 = spent.0.saturating_add(handler);
             spent.1 = spent.1.saturating_add(trap);
             share.overhead_ns = share
@@ -170,14 +183,15 @@ impl Gauge {
             cpu_ns,
             ..Overhead::default()
         };
-        for (number, function) in FUNCTIONS.iter().enumerate() {
+        let names = FUNCTIONS.iter().map(|it| it.name).enumerate();
+        for (number, function) in names.chain([(SYSTEM_CALLS, "system calls")]) {
             let (handler_ns, trap_ns) = self.spent[number];
             overhead.handler_ns = overhead.handler_ns.saturating_add(handler_ns);
             overhead.trap_ns = overhead.trap_ns.saturating_add(trap_ns);
             let Calls { entered, followed } = self.last_calls[number];
             if entered > 0 {
                 overhead.functions.push(FunctionCost {
-                    function: function.name,
+                    function,
                     calls: entered,
                     followed,
                     overhead_ns: handler_ns.saturating_add(trap_ns),
@@ -205,7 +219,8 @@ impl Gauge {
     /// What traps have cost among so many nanoseconds of work and of traps.
     fn traps(&self, cpu_ns: u64, calls: &[(u64, u64, u64)], hits: u64) -> Traps {
         let alone = self.price.alone;
-        let least: u64 = calls.iter().map(|it| alone.cost(it.0, it.1)).sum();
+        let calls = calls.iter().enumerate();
+        let least: u64 = calls.map(|(number, it)| cost(&alone, number, it)).sum();
         let work = cpu_ns.saturating_sub(least).checked_div(hits);
         self.price.at(work.unwrap_or_default())
     }
@@ -218,6 +233,14 @@ impl Gauge {
             followed: sum.followed + followed,
         };
         Ok(by_cpu.iter().fold(Calls::default(), add))
+    }
+}
+
+/// What the traps of a function's entries and returns cost, nanoseconds.
+fn cost(traps: &Traps, number: usize, &(entered, returned, _): &(u64, u64, u64)) -> u64 {
+    match number {
+        SYSTEM_CALLS => entered.saturating_mul(traps.stepped_ns),
+        _ => traps.cost(entered, returned),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Keeps the overhead within a budget: decides, from figures alone, when to record a smaller sample
 //! and when to take the probes away for a while. Who does it is the recording.
 //!
-//! First the sample gets smaller, until hardly any call is followed. What is left then are the traps
+//! If the probes at system calls that map memory take a good part of the budget, and it is exceeded, they go
+//! for good. Else the sample gets smaller, until hardly any call is followed. What is left then are the traps
 //! themselves, and of these only fewer help: the probes are in place for a part of the target's work
 //! (its CPU time without the probes'), for a window in each cycle. Why work and not time: so the
 //! part that is seen is known, however slow the target is meanwhile.
@@ -18,6 +19,8 @@ const FACTOR: u64 = 8;
 const LAST_SAMPLE: u64 = 256 << 20;
 /// If fewer than one in so many calls are followed, the traps are what costs.
 const FEW: u64 = 50;
+/// Probes at system calls may take one part of the budget in so many.
+const SYSTEM_CALLS: f64 = 5.0;
 /// CPU time to look at before anything is decided, nanoseconds.
 const EVIDENCE: u64 = 20_000_000;
 /// CPU time of a window, with what the probes take, nanoseconds.
@@ -39,6 +42,8 @@ pub enum Order {
     Keep,
     /// Record one block in so many bytes; 0 records all.
     Sample(u64),
+    /// Take those at system calls away, for good.
+    NoSystemCalls,
     /// Take the probes away.
     Away,
     /// Put them back, and tell when they are ([`Governor::placed`]).
@@ -53,6 +58,8 @@ pub struct Governor {
     /// The sample asked for; nothing larger is recorded.
     asked: u64,
     sample: u64,
+    /// Whether system calls may be probed; for a moment they are after the order.
+    system_calls: bool,
     state: State,
     /// CPU time that the probes may take, nanoseconds; below 0 after they took too much.
     savings: f64,
@@ -86,6 +93,7 @@ impl Governor {
             budget,
             asked,
             sample: asked,
+            system_calls: true,
             state: State::Constant,
             savings: budget * SAVINGS / 4.0,
             seen: Share::default(),
@@ -153,13 +161,18 @@ impl Governor {
         self.seen.overhead_ns += share.overhead_ns;
         self.seen.asked += share.asked;
         self.seen.followed += share.followed;
+        self.seen.system_calls_ns += share.system_calls_ns;
         match &mut self.state {
             State::Constant => self.constant(at),
             State::Away { until, done, .. } => {
                 *done += work;
-                match *done < *until || self.savings < 0.0 {
-                    true => Order::Keep,
-                    false => Order::Back,
+                let over = *done >= *until && self.savings >= 0.0;
+                if self.seen.cpu_ns >= WINDOW && self.system_calls_take_much() {
+                    self.no_system_calls()
+                } else if over {
+                    Order::Back
+                } else {
+                    Order::Keep
                 }
             }
             State::Window { until, away, done } => {
@@ -188,6 +201,9 @@ impl Governor {
         // What was spent on finding out is paid back by and by, not by a further step.
         if self.savings < 0.0 && self.part_taken() > self.budget {
             self.calm.since = None;
+            if self.system_calls_take_much() {
+                return self.no_system_calls();
+            }
             return match self.smaller() {
                 Some(sample) => self.take(sample),
                 None => self.away(),
@@ -228,6 +244,18 @@ impl Governor {
         self.sample = sample;
         self.seen = Share::default();
         Order::Sample(sample)
+    }
+
+    /// Whether the probes at system calls took more than is well spent on them, since the last order.
+    fn system_calls_take_much(&self) -> bool {
+        let taken = self.seen.system_calls_ns as f64;
+        self.system_calls && taken * SYSTEM_CALLS > self.budget * self.seen.cpu_ns as f64
+    }
+
+    fn no_system_calls(&mut self) -> Order {
+        self.system_calls = false;
+        self.seen = Share::default();
+        Order::NoSystemCalls
     }
 
     /// The probes' part of the CPU time since the last order.

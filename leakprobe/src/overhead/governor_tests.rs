@@ -10,6 +10,8 @@ struct Target {
     size: f64,
     trap: f64,
     record: f64,
+    /// How many system calls that map memory per second of its own work; each takes `trap` twice.
+    system_calls: f64,
 }
 
 const BUSY: Target = Target {
@@ -17,11 +19,13 @@ const BUSY: Target = Target {
     size: 64.0,
     trap: 1.9e-6,
     record: 2.2e-6,
+    system_calls: 0.0,
 };
 
 struct Run {
     governor: Governor,
     in_place: bool,
+    at_system_calls: bool,
     at: Duration,
     cpu: f64,
     overhead: f64,
@@ -37,6 +41,7 @@ impl Run {
         Self {
             governor: Governor::new(percent, asked),
             in_place: true,
+            at_system_calls: true,
             at: Duration::ZERO,
             cpu: 0.0,
             overhead: 0.0,
@@ -62,8 +67,15 @@ impl Run {
                 true => target.trap + followed * target.record,
                 false => 0.0,
             };
-            let calls = cpu / (1.0 / target.calls_per_second + per_call);
-            let overhead = calls * per_call;
+            let per_system_call = match self.at_system_calls {
+                true => 2.0 * target.trap,
+                false => 0.0,
+            };
+            // Seconds, per second of its own work.
+            let system_calls = target.system_calls * per_system_call;
+            let all = 1.0 + target.calls_per_second * per_call + system_calls;
+            let calls = cpu * target.calls_per_second / all;
+            let overhead = cpu * (1.0 - 1.0 / all);
             self.cpu += cpu;
             self.overhead += overhead;
             self.work += cpu - overhead;
@@ -76,6 +88,7 @@ impl Run {
                 Share {
                     cpu_ns: (cpu * 1e9) as u64,
                     overhead_ns: (overhead * 1e9) as u64,
+                    system_calls_ns: (cpu * system_calls / all * 1e9) as u64,
                     asked: asked as u64,
                     followed: (asked * followed) as u64,
                 },
@@ -83,6 +96,7 @@ impl Run {
             match order {
                 Order::Keep => continue,
                 Order::Sample(_) => {}
+                Order::NoSystemCalls => self.at_system_calls = false,
                 Order::Away => self.in_place = false,
                 Order::Back => {
                     self.in_place = true;
@@ -123,6 +137,38 @@ fn a_smaller_sample_comes_first() {
     run.go(&target, Duration::from_secs(30));
     let orders: Vec<Order> = run.orders.iter().map(|&(_, order)| order).collect();
     assert_eq!(orders, [Order::Sample(FIRST_SAMPLE)]);
+    assert!(run.percent() < 5.0, "{}", run.percent());
+}
+
+#[test]
+fn system_calls_are_left_alone_if_they_take_much_of_it() {
+    // Exact would take 4 %, the system calls as much again.
+    let mut target = Target {
+        calls_per_second: 10_000.0,
+        system_calls: 10_000.0,
+        ..BUSY
+    };
+    let mut run = Run::new(5.0, 0);
+    run.go(&target, Duration::from_secs(30));
+    let orders: Vec<Order> = run.orders.iter().map(|&(_, order)| order).collect();
+    assert_eq!(orders, [Order::NoSystemCalls]);
+    assert!(run.percent() < 5.0, "{}", run.percent());
+
+    // Later, too, when the rest is away.
+    target.system_calls = 0.0;
+    let mut run = Run::new(5.0, 0);
+    run.go(&BUSY, Duration::from_secs(10));
+    target.system_calls = 20_000.0;
+    run.go(&target, Duration::from_secs(10));
+    assert!(run.orders.iter().any(|it| it.1 == Order::NoSystemCalls));
+    assert!(run.percent() < 5.0, "{}", run.percent());
+
+    // And not if they take little of what is too much.
+    target.calls_per_second = 500_000.0;
+    target.system_calls = 500.0;
+    let mut run = Run::new(5.0, 0);
+    run.go(&target, Duration::from_secs(30));
+    assert!(run.at_system_calls);
     assert!(run.percent() < 5.0, "{}", run.percent());
 }
 

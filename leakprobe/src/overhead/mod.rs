@@ -45,9 +45,10 @@ pub struct Overhead {
 /// What a probed function has cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FunctionCost {
-    /// Its symbol; one that shares another's code is counted there.
+    /// Its symbol; one that shares another's code is counted there. `system calls`: those that map memory.
     pub function: &'static str,
-    /// Calls while it was probed, nested ones too.
+    /// Calls while it was probed, nested ones too; of system calls, hits of the probes in front of them and
+    /// behind them.
     pub calls: u64,
     /// Calls that were followed to their return, or had a block on record.
     pub followed: u64,
@@ -76,6 +77,7 @@ impl Price {
         Traps {
             entry_ns: mix(self.alone.entry_ns, self.among_work.entry_ns),
             return_ns: mix(self.alone.return_ns, self.among_work.return_ns),
+            stepped_ns: mix(self.alone.stepped_ns, self.among_work.stepped_ns),
         }
     }
 }
@@ -87,6 +89,8 @@ pub struct Traps {
     pub entry_ns: u64,
     /// What a return costs on top.
     pub return_ns: u64,
+    /// At an instruction that the kernel steps over, as those beside system calls are.
+    pub stepped_ns: u64,
 }
 
 impl Traps {
@@ -106,6 +110,7 @@ mod tests {
         let traps = |entry_ns, return_ns| Traps {
             entry_ns,
             return_ns,
+            stepped_ns: 2 * entry_ns,
         };
         let price = Price {
             alone: traps(1000, 800),

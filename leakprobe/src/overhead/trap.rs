@@ -38,6 +38,8 @@ pub struct Calibration {
     pub way: Way,
     /// The kind of instruction that they are on.
     pub cost: SiteCost,
+    /// Whether there are some beside system calls, which are on such that the kernel steps over.
+    pub system_calls: bool,
 }
 
 /// A function whose first instruction the kernel emulates.
@@ -163,6 +165,16 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         // Where the kernel kills what is under a seccomp filter, for instance.
         log::debug!("overhead: a return is taken for an entry: {error:#}");
     });
+    let beside_calls = match (what.system_calls, what.cost) {
+        (false, _) => None,
+        (true, SiteCost::SingleStepped) => Some(entry),
+        (true, SiteCost::Emulated) => {
+            let mut child = Traced::start(SiteCost::SingleStepped)?;
+            let offset = trial::file_offset(function(SiteCost::SingleStepped) as usize as u64)?;
+            links.extend(attach(what.way, child.child.id(), offset, false)?);
+            Some(child.nanoseconds()?)
+        }
+    };
     let traps = |which: fn(&Times) -> u64| {
         let entry_ns = which(&entry);
         let return_ns = match &both {
@@ -172,6 +184,7 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         Traps {
             entry_ns,
             return_ns,
+            stepped_ns: beside_calls.as_ref().map_or(0, which),
         }
     };
     let (alone, among_work) = (traps(|it| it.alone), traps(|it| it.among_work));
@@ -181,11 +194,13 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         among_work: Traps {
             entry_ns: among_work.entry_ns.max(alone.entry_ns),
             return_ns: among_work.return_ns.max(alone.return_ns),
+            stepped_ns: among_work.stepped_ns.max(alone.stepped_ns),
         },
     })
 }
 
 /// What all traps of a call take, nanoseconds.
+#[derive(Clone, Copy)]
 struct Times {
     alone: u64,
     among_work: u64,

@@ -1,7 +1,7 @@
 //! The table of probed functions. It drives where probes go, what the doctor shows and what the
 //! tests cover; another allocator joins by lines in here.
 
-use leakprobe_common::{Gives, MAX_FUNCTIONS, Signature};
+use leakprobe_common::{Gives, SYSTEM_CALLS, Signature};
 
 use super::site::Arguments;
 
@@ -126,7 +126,7 @@ const fn optional(name: &'static str, kind: Kind) -> ProbedFunction {
     }
 }
 
-const _: () = assert!(FUNCTIONS.len() <= MAX_FUNCTIONS);
+const _: () = assert!(FUNCTIONS.len() <= SYSTEM_CALLS);
 
 /// Their names.
 pub fn names() -> Vec<&'static str> {

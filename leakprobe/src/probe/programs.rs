@@ -457,6 +457,13 @@ impl Probes {
         }
     }
 
+    /// Removes the probes at system calls likewise.
+    pub fn detach_calls_at_once(&mut self) {
+        for link in self.take_calls() {
+            self.detach_in_background(vec![link]);
+        }
+    }
+
     /// Whether everything that was to be removed is.
     pub fn is_detached(&self) -> bool {
         self.detaching.iter().all(JoinHandle::is_finished)

@@ -395,6 +395,7 @@ pub fn governed() -> Profile {
         at_ns: seconds * SECOND,
         sample_bytes: 512 * 1024,
         windows,
+        system_calls: false,
     };
     profile.budget = Some(Budget {
         percent: 5.0,

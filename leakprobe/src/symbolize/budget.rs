@@ -27,6 +27,8 @@ pub struct BudgetStep {
     pub sample_bytes: u64,
     /// Whether the probes were in place for windows only.
     pub windows: bool,
+    /// Whether the system calls that map memory were probed.
+    pub system_calls: bool,
 }
 
 /// More steps than a reader wants to see.

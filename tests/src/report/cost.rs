@@ -33,6 +33,8 @@ pub struct BudgetStep {
     pub sample_bytes: u64,
     /// Whether the probes are in place now and then only.
     pub windows: bool,
+    /// Whether system calls that map memory were probed.
+    pub system_calls: bool,
 }
 
 /// What a function has cost.

@@ -69,6 +69,8 @@ pub enum Runs {
     Return,
     /// At both.
     Both,
+    /// At system calls that map memory.
+    SystemCall,
 }
 
 /// A program that is attached.
@@ -174,6 +176,9 @@ impl Linker {
                 let gives = name != Kind::Free.entry_program();
                 add(runs, gives, uprobe(ebpf, name)?.fd()?.as_fd())?;
             }
+        }
+        if let Some(program) = &self.calls {
+            add(Runs::SystemCall, false, program.as_fd())?;
         }
         Ok(programs)
     }
@@ -311,6 +316,8 @@ impl Linker {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let Some(programs) = &self.programs else {
             let program = uprobe(ebpf, PROGRAM)?;
+            let fd = program.fd()?.as_fd().try_clone_to_owned();
+            self.calls = Some(fd.context("failed to duplicate a descriptor")?);
             let places = points.iter().map(|point| (point.offset, point.cookie));
             return places
                 .map(|place| place_one(program, process.pid(), &path, place))

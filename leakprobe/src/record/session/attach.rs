@@ -157,15 +157,6 @@ impl Session {
             placed.and(made.unwrap_or_else(|_| Err(anyhow!("a thread that makes tables panicked"))))
         })?;
         unwinder.log_size();
-        let (mut governed, mut meter) = (None, None);
-        if let Subject::Heap(heap) = &subject {
-            let gauge = Gauge::new(cpu.clone(), probes.programs()?, probes.calls()?);
-            let calibration = heap.calibration(&probes);
-            match config.max_overhead {
-                Some(budget) => governed = Some(govern(budget, config, gauge, calibration)?),
-                None => meter = Some((gauge, calibration)),
-            }
-        }
         let tree = Tree::new(members.iter());
         let members = Members::new(many, members).context("there is no process to record")?;
         let mut session = Self {
@@ -186,7 +177,7 @@ impl Session {
             table_errors: TableErrors::default(),
             next_look: Instant::now(),
             names: Names::new(config.inlines),
-            governed,
+            governed: None,
             meter: None,
             cpu,
             began: Instant::now(),
@@ -213,6 +204,18 @@ impl Session {
             heap.note_gaps(&mut session.losses, &mut session.notes);
         }
         heap::note_filters(config, &mut session.notes);
+        let mut meter = None;
+        if let Subject::Heap(heap) = &session.subject {
+            let (probes, system_calls) = (&mut session.probes, session.mapped.is_some());
+            let calibration = heap.calibration(probes, system_calls);
+            let gauge = Gauge::new(session.cpu.clone(), probes.programs()?, probes.calls()?);
+            match config.max_overhead {
+                Some(budget) => {
+                    session.governed = Some(govern(budget, config, gauge, calibration)?)
+                }
+                None => meter = Some((gauge, calibration)),
+            }
+        }
         // What was forked meanwhile is taken in before anything counts.
         session.drain(&mut Progress::new(true))?;
         while session.take_in_others()? > 0 {}
@@ -324,6 +327,7 @@ fn govern(
         config.sample_bytes,
         gauge,
         statistics,
+        calibration.system_calls,
     ))
 }
 

@@ -10,7 +10,7 @@ use super::{Session, Subject};
 use crate::overhead::{Gauge, Governor, Order, Overhead, Share};
 use crate::record::progress::Progress;
 use crate::report::human;
-use crate::snapshot::counts::PROBES_AWAY;
+use crate::snapshot::counts::{MAPPINGS_NOT_PROBED, PROBES_AWAY};
 use crate::snapshot::now;
 use crate::symbolize::{Budget, BudgetStep, Sampling};
 
@@ -25,8 +25,12 @@ pub(super) struct Governed {
     second: Share,
     last_second: Option<u64>,
     account: Budget,
+    /// Whether figures are estimates by now.
+    estimates: bool,
     /// Whether the probes are in place for windows only.
     windows: bool,
+    /// Whether system calls that map memory are probed.
+    system_calls: bool,
     /// `CLOCK_MONOTONIC` nanoseconds since when the probes are away.
     away_since: Option<u64>,
     /// Up to when something may have been freed unseen, likewise.
@@ -44,6 +48,7 @@ impl Governed {
         sample_bytes: u64,
         gauge: Gauge,
         statistics: OwnedFd,
+        system_calls: bool,
     ) -> Self {
         let percent = f64::from(hundredths) / 100.0;
         Self {
@@ -57,7 +62,9 @@ impl Governed {
                 percent,
                 ..Budget::default()
             },
+            estimates: false,
             windows: false,
+            system_calls,
             away_since: None,
             unseen: None,
             seen_work: 0.0,
@@ -112,7 +119,7 @@ impl Governed {
 
     /// The sample as it is, after one that was asked for.
     pub(super) fn sampling(&self, asked: Option<Sampling>) -> Option<Sampling> {
-        if self.account.steps.is_empty() {
+        if !self.estimates {
             return asked;
         }
         Some(Sampling {
@@ -150,6 +157,7 @@ impl Governed {
             at_ns: at.as_nanos() as u64,
             sample_bytes: self.governor.sample(),
             windows: self.windows,
+            system_calls: self.system_calls,
         });
     }
 }
@@ -178,6 +186,7 @@ impl Session {
         match governed.governor.look(at, share) {
             Order::Keep => {}
             Order::Sample(bytes) => {
+                governed.estimates = true;
                 governed.step(at);
                 self.probes.set_sample(bytes)?;
                 let what = match bytes {
@@ -186,9 +195,22 @@ impl Session {
                 };
                 self.say_step(progress, at, &what, percent);
             }
+            Order::NoSystemCalls => {
+                governed.system_calls = false;
+                governed.step(at);
+                self.probes.detach_calls_at_once();
+                self.mapped = None;
+                *self
+                    .losses
+                    .entry(MAPPINGS_NOT_PROBED.name.to_owned())
+                    .or_default() += 1;
+                let what = "what the program maps is not followed any more";
+                self.say_step(progress, at, what, percent);
+            }
             Order::Away => {
                 governed.account.windows += 1;
                 let first = !std::mem::replace(&mut governed.windows, true);
+                governed.estimates = true;
                 if first {
                     governed.step(at);
                 }

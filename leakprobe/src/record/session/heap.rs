@@ -159,11 +159,12 @@ impl Heap {
     }
 
     /// What a trap costs, to be found out.
-    pub(super) fn calibration(&self, probes: &Probes) -> Calibration {
+    pub(super) fn calibration(&self, probes: &Probes, system_calls: bool) -> Calibration {
         let points = self.found.first().map_or(&[][..], |found| &found.points);
         Calibration {
             way: probes.way(),
             cost: plan::usual_cost(points),
+            system_calls,
         }
     }
 

@@ -146,12 +146,13 @@ impl Session {
     pub fn finish(&mut self, min_age: Duration) -> Result<Profile> {
         self.drain(&mut Progress::new(true))?;
         let moment = self.look_at_mappings();
-        // Only now, so that what is recorded and what it is said to have cost end together.
+        self.overhead_now();
+        let stopped = now()?;
+        self.probes.record(false)?;
+        // At once, so that what is recorded and what it is said to have cost end together.
         if let Some(meter) = &mut self.meter {
             meter.end();
         }
-        self.overhead_now();
-        let stopped = now()?;
         self.probes.stop()?;
         let duration = self.began.elapsed();
         let regions = self.regions_now();
