@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// In each such time.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How long the end of a very short recording waits for the price of a trap.
-const LAST_CHANCE: Duration = Duration::from_millis(300);
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// What is known so far.
 #[derive(Clone, Debug, Default)]
@@ -110,19 +110,20 @@ impl Work {
             if !over || period == 0 {
                 over |= self.window(stopped)?;
             }
-            if !priced {
-                // What happened up to here is looked at once it has a price.
-                let wait = if over { LAST_CHANCE } else { Duration::ZERO };
-                match price.recv_timeout(wait) {
-                    Ok(price) => {
-                        self.gauge.set_price(price?);
-                        priced = true;
-                    }
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        return Err(anyhow!("the thread that measures traps panicked"));
-                    }
+            // What happened up to here is looked at once it has a price; a better one may follow.
+            let wait = match over && !priced {
+                true => LAST_CHANCE,
+                false => Duration::ZERO,
+            };
+            match price.recv_timeout(wait) {
+                Ok(price) => {
+                    self.gauge.set_price(price?);
+                    priced = true;
                 }
+                Err(RecvTimeoutError::Disconnected) if !priced => {
+                    return Err(anyhow!("the thread that measures traps panicked"));
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             if priced {
                 let now = Instant::now();

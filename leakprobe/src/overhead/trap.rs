@@ -134,18 +134,55 @@ fn function(cost: SiteCost) -> extern "C" fn() {
 ///
 /// If an empty probe cannot be placed in a child.
 pub fn price(what: Calibration) -> Result<Price> {
-    let (send, price) = channel();
+    let (send, prices) = channel();
     thread::spawn(move || calibrate(what, &send));
-    let price = price.recv();
-    price.context("the thread that measures traps panicked")?
+    let panicked = "the thread that measures traps panicked";
+    let first = prices.recv().context(panicked)??;
+    match what.has_second_kind() {
+        true => prices.recv().unwrap_or(Ok(first)), // it is not there if it cannot be measured
+        false => Ok(first),
+    }
 }
 
-/// Measures, and sends the outcome before the probes are taken away, which takes the kernel 100 ms.
+/// Measures, and sends the outcome before the probes are taken away, which takes the kernel 100 ms. That of
+/// another kind of instruction follows, in a price that has everything.
 pub fn calibrate(what: Calibration, send: &Sender<Result<Price>>) {
     let mut links = Vec::new();
     let price = measure(what, &mut links).context("failed to measure what a trap costs");
     log::debug!("overhead: {price:?} for {what:?}");
+    let first = price.as_ref().ok().copied();
     let _ = send.send(price); // nobody waits when the recording has ended
+    if let Some(price) = first.filter(|_| what.has_second_kind()) {
+        let price = measure_stepped(what, price, &mut links);
+        log::debug!("overhead: {price:?} with instructions that are stepped over");
+        if price.is_ok() {
+            let _ = send.send(price);
+        }
+    }
+}
+
+impl Calibration {
+    /// Whether there are two kinds of instructions.
+    fn has_second_kind(&self) -> bool {
+        self.system_calls && self.cost != SiteCost::SingleStepped
+    }
+}
+
+/// The same price with what a trap costs at an instruction that is stepped over.
+fn measure_stepped(what: Calibration, price: Price, links: &mut Vec<OwnedFd>) -> Result<Price> {
+    let kind = SiteCost::SingleStepped;
+    let mut child = Traced::start(kind)?;
+    let offset = trial::file_offset(function(kind) as usize as u64)?;
+    links.extend(attach(what.way, child.child.id(), offset, false)?);
+    let times = child.nanoseconds()?;
+    let traps = |traps: Traps, stepped_ns| Traps {
+        stepped_ns,
+        ..traps
+    };
+    Ok(Price {
+        alone: traps(price.alone, times.alone),
+        among_work: traps(price.among_work, times.among_work.max(times.alone)),
+    })
 }
 
 fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
@@ -165,16 +202,6 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         // Where the kernel kills what is under a seccomp filter, for instance.
         log::debug!("overhead: a return is taken for an entry: {error:#}");
     });
-    let beside_calls = match (what.system_calls, what.cost) {
-        (false, _) => None,
-        (true, SiteCost::SingleStepped) => Some(entry),
-        (true, SiteCost::Emulated) => {
-            let mut child = Traced::start(SiteCost::SingleStepped)?;
-            let offset = trial::file_offset(function(SiteCost::SingleStepped) as usize as u64)?;
-            links.extend(attach(what.way, child.child.id(), offset, false)?);
-            Some(child.nanoseconds()?)
-        }
-    };
     let traps = |which: fn(&Times) -> u64| {
         let entry_ns = which(&entry);
         let return_ns = match &both {
@@ -184,7 +211,11 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
         Traps {
             entry_ns,
             return_ns,
-            stepped_ns: beside_calls.as_ref().map_or(0, which),
+            // Two traps, as long as nothing better is known.
+            stepped_ns: match what.cost {
+                SiteCost::SingleStepped => entry_ns,
+                SiteCost::Emulated => 2 * entry_ns,
+            },
         }
     };
     let (alone, among_work) = (traps(|it| it.alone), traps(|it| it.among_work));
@@ -200,7 +231,6 @@ fn measure(what: Calibration, links: &mut Vec<OwnedFd>) -> Result<Price> {
 }
 
 /// What all traps of a call take, nanoseconds.
-#[derive(Clone, Copy)]
 struct Times {
     alone: u64,
     among_work: u64,
