@@ -148,12 +148,11 @@ impl Session {
         let moment = self.look_at_mappings();
         self.overhead_now();
         let stopped = now()?;
-        self.probes.record(false)?;
-        // At once, so that what is recorded and what it is said to have cost end together.
+        self.probes.stop()?;
+        // Only now, so that all that is recorded is in what it is said to have cost.
         if let Some(meter) = &mut self.meter {
             meter.end();
         }
-        self.probes.stop()?;
         let duration = self.began.elapsed();
         let regions = self.regions_now();
         let (placed, calls) = (self.probes.take(), self.probes.take_calls());
