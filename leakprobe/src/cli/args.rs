@@ -184,8 +184,8 @@ pub struct Args {
     /// Keep what recording takes of the target's CPU time below this, such as 5 (percent)
     ///
     /// Records as much as the budget allows: first everything (or the sample asked for), then smaller
-    /// samples, then the probes are in place for a part of the time only. Each change is in the
-    /// report. Blocks freed while the probes were away are marked as unconfirmed. From 0.1 to 90.
+    /// samples, then the probes are in place for a part of the time only. What is mapped is given up if
+    /// it takes much of the budget. Each change is in the report. Blocks freed while the probes were away are marked as unconfirmed. From 0.1 to 90.
     #[arg(long, value_parser = values::percent, value_name = "PERCENT", value_hint = ValueHint::Other, help_heading = "Recording")]
     pub max_overhead: Option<u32>,
 
