@@ -155,10 +155,12 @@ pub enum Control {
     Break = 5,
     /// Of a single process: [`OOM_CHOSEN`] or [`OOM_SOMEBODY`] once it is so. Written by the kernel side.
     OomVictim = 6,
+    /// In growth mode: 1 once pages have moved to other addresses. Written by the kernel side.
+    Moved = 7,
     /// The first of [`MAX_ALLOCATORS`] pairs: first address of the code of an allocator's probed functions in
     /// the target, 0 if there are no more or they are not known, and the address after the last. Set and
     /// cleared like the trampoline.
-    Allocators = 7,
+    Allocators = 8,
 }
 
 impl Control {
@@ -269,4 +271,7 @@ counters! {
     /// A system call that changes mappings could not be announced.
     MappingEventsLost = 23, "mapping_events_lost", true,
         "system calls that map or unmap memory and could not be announced";
+    /// The map of regions that pages have moved to was full.
+    MovesFull = 24, "moves_full", true,
+        "regions of 2 MiB that mremap moved pages to, whose stacks are lost because there were too many";
 }

@@ -25,9 +25,9 @@ use leakprobe_common::{
 
 use crate::blocks::{insert, knows, stands_for, take, totals};
 use crate::maps::{STACKS, add, control, count, opaque, set_control};
-use crate::process::{is_target, owner};
+use crate::process::{Owner, is_target, owner};
 use crate::thread::{Thread, this_thread};
-use crate::{arch, stack};
+use crate::{arch, moved, stack};
 
 /// What of the pages is recorded: one in two to the power of this.
 #[unsafe(no_mangle)]
@@ -51,7 +51,7 @@ pub static TASK_FAULTS: Global<u64> = Global::new(0);
 
 /// Ranges of addresses that `brk`, `mmap` and `mremap` gave out; the key is the first address.
 #[map]
-pub static RANGES: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+pub static RANGES: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 const QUIET_ENTRIES: usize = 1 << 13;
 
@@ -69,7 +69,11 @@ pub fn fault(ctx: &PerfEventContext) {
     // SAFETY: the context is what the kernel gives programs of this kind.
     let address = unsafe { (*ctx.ctx).addr };
     let is_huge = brought_huge_page(address);
-    if !is_huge && !is_chosen(address, PAGES_SEED.load(), PAGES_SHIFT.load()) {
+    let moves = moved::of_region(address);
+    if !is_huge && !is_recorded(address, moves.unwrap_or(0)) {
+        if moves.is_some() {
+            moved::replaced(address & !(PAGE_BYTES - 1));
+        }
         return;
     }
     if !is_private(address) {
@@ -89,8 +93,7 @@ pub fn fault(ctx: &PerfEventContext) {
     let (address, size, chance) = if is_huge {
         (address & !(HUGE_BYTES - 1) | HUGE_MARK, HUGE_BYTES, CERTAIN)
     } else {
-        let chance = CERTAIN >> (PAGES_SHIFT.load() & 31);
-        (address & !(PAGE_BYTES - 1), PAGE_BYTES, chance)
+        (address & !(PAGE_BYTES - 1), PAGE_BYTES, chance())
     };
     let block = Block {
         size,
@@ -99,6 +102,24 @@ pub fn fault(ctx: &PerfEventContext) {
         chance,
     };
     record(address, &block, check, thread);
+}
+
+/// Whether faults of a page are recorded, from whose region pages have moved away so many times: then others are
+/// chosen there, or memory that comes at the same place again and again, and moves on, would all be in the sample or
+/// none of it.
+#[inline(always)]
+pub fn is_recorded(address: u64, moves: u64) -> bool {
+    // 2^64 divided by the golden ratio.
+    let seed = PAGES_SEED
+        .load()
+        .wrapping_add(moves.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    is_chosen(address, seed, PAGES_SHIFT.load())
+}
+
+/// The probability of that, in 2^-32.
+#[inline(always)]
+pub fn chance() -> u64 {
+    CERTAIN >> (PAGES_SHIFT.load() & 31)
 }
 
 /// Whether this fault was not seen before. A thread that was started while the others were being
@@ -137,7 +158,7 @@ fn record(address: u64, block: &Block, check: u64, thread: &mut Thread) {
     };
     let owner = thread.owner();
     if let Some(old) = take(address, owner) {
-        freed(&old, thread);
+        gone(&old, owner);
     }
     let key = BlockKey {
         address,
@@ -160,10 +181,10 @@ fn record(address: u64, block: &Block, check: u64, thread: &mut Thread) {
 
 /// Counts a page as gone, for the stack that brought it.
 #[inline(always)]
-fn freed(page: &Block, thread: &Thread) {
+pub fn gone(page: &Block, owner: Owner) {
     let stack = StackKey {
         id: page.stack,
-        program: thread.program,
+        program: owner.program,
     };
     if let Some(sums) = STACKS.get_ptr_mut(stack) {
         let (bytes, blocks) = stands_for(page);
@@ -315,9 +336,8 @@ pub fn brk(ctx: &FExitContext) {
     let Ok(end) = ctx.ret::<u64>() else { return };
     let before = control(Control::Break);
     set_control(Control::Break, end);
-    let page = |address: u64| address.wrapping_add(PAGE_BYTES - 1) & !(PAGE_BYTES - 1);
-    if before != 0 && page(end) > page(before) {
-        range(page(before), page(end) - page(before));
+    if before != 0 && whole(end) > whole(before) {
+        range(whole(before), whole(end) - whole(before));
     }
 }
 
@@ -345,9 +365,12 @@ pub fn mremap(ctx: &FExitContext) {
     if control(Control::Active) == 0 || !is_target() {
         return;
     }
-    let Some([_, old, new, _]) = arch::system_call_arguments(ctx.arg(0)) else {
+    let Some([address, old, new, _]) = arch::system_call_arguments(ctx.arg(0)) else {
         return count(Counter::UnreadableMemory);
     };
+    if let Ok(result) = ctx.ret() {
+        moved::remapped(address, old.min(new), result);
+    }
     if new > old {
         given(ctx, old, new - old);
     }
@@ -356,15 +379,26 @@ pub fn mremap(ctx: &FExitContext) {
 /// Records what a system call has given: `length` bytes after the first `skip`.
 #[inline(always)]
 fn given(ctx: &FExitContext, skip: u64, length: u64) {
-    /// The largest error number (include/linux/err.h).
-    const MAX_ERRNO: u64 = 4095;
     let Ok(address) = ctx.ret::<u64>() else {
         return;
     };
-    if address <= u64::MAX - MAX_ERRNO {
-        let whole = |length: u64| length.wrapping_add(PAGE_BYTES - 1) & !(PAGE_BYTES - 1);
+    if !is_error(address) {
         range(address.wrapping_add(whole(skip)), whole(length));
     }
+}
+
+/// Whether a system call's result says that it has failed.
+#[inline(always)]
+pub fn is_error(result: u64) -> bool {
+    /// The largest error number (include/linux/err.h).
+    const MAX_ERRNO: u64 = 4095;
+    result > u64::MAX - MAX_ERRNO
+}
+
+/// Bytes of as many whole pages as it takes.
+#[inline(always)]
+pub fn whole(length: u64) -> u64 {
+    length.wrapping_add(PAGE_BYTES - 1) & !(PAGE_BYTES - 1)
 }
 
 /// Records a range for the running thread's stack.

@@ -4,7 +4,8 @@
 //! which are recorded, `blocks` keeps what is live and the totals of each `stack`, `peak` the most that was,
 //! and `walk` follows stacks by the rules of `unwind` or the `trail` of the last walk; `process` knows whose a
 //! call is; `events` watches signals, execs, forks, exits;
-//! `growth` follows page faults instead of calls, `mapping` the system calls that map memory.
+//! `growth` follows page faults instead of calls, and `moved` what `mremap` does with those pages; `mapping` the
+//! system calls that map memory.
 //! The kernel side records; it never decides what a leak is.
 #![no_std]
 #![no_main]
@@ -19,6 +20,7 @@ mod events;
 mod growth;
 mod mapping;
 mod maps;
+mod moved;
 mod peak;
 mod process;
 mod sample;
@@ -77,6 +79,13 @@ pub fn session_call(ctx: *mut core::ffi::c_void) -> u32 {
 #[uprobe]
 pub fn map_call(ctx: ProbeContext) -> u32 {
     mapping::system_call(&ctx);
+    0
+}
+
+/// Behind the system call `mremap` in growth mode, where [`leave_mremap`] cannot be attached.
+#[uprobe]
+pub fn move_call(ctx: ProbeContext) -> u32 {
+    moved::after_mremap(&ctx);
     0
 }
 

@@ -287,7 +287,11 @@ impl Thread {
 /// Calls `step` up to `times` times, until it returns 1. The verifier looks at the step once; a
 /// loop it would unroll, with all that follows for every number of turns.
 #[inline(always)]
-fn repeat<T>(times: u32, step: unsafe extern "C" fn(u32, *mut c_void) -> c_long, state: &mut T) {
+pub fn repeat<T>(
+    times: u32,
+    step: unsafe extern "C" fn(u32, *mut c_void) -> c_long,
+    state: &mut T,
+) {
     // SAFETY: the callback gets `state` and nothing else, and ends before `bpf_loop` returns.
     unsafe {
         bpf_loop(

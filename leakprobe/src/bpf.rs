@@ -10,6 +10,13 @@ use leakprobe_common::{
     StackTotals,
 };
 
+/// `BPF_MAP_UPDATE_ELEM` of the kernel's `include/uapi/linux/bpf.h`.
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`, likewise.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
+/// `BPF_NOEXIST`, likewise.
+const BPF_NOEXIST: u64 = 1;
+
 /// `BPF_MAP_LOOKUP_BATCH` of the kernel's `include/uapi/linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_MAP_UPDATE_BATCH`, likewise.
@@ -30,6 +37,16 @@ struct BatchAttr {
     count: u32,
     map_fd: u32,
     elem_flags: u64,
+    flags: u64,
+}
+
+/// The member of `union bpf_attr` for one entry.
+#[repr(C)]
+struct EntryAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
     flags: u64,
 }
 
@@ -157,6 +174,49 @@ pub fn remove<K: Plain>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
         };
     }
     Ok(())
+}
+
+/// Takes an entry out of a hash map; `None` if it is not there.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn take<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let mut attr = EntryAttr {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key as *const K as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads a key and writes a value of the map's sizes.
+    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) } {
+        // SAFETY: the kernel has written it.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts an entry into a hash map, unless there is one with this key.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn put<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = EntryAttr {
+        map_fd: map.as_raw_fd() as u32,
+        padding: 0,
+        key: key as *const K as u64,
+        value: value as *const V as u64,
+        flags: BPF_NOEXIST,
+    };
+    // SAFETY: the kernel reads a key and a value of the map's sizes.
+    match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes an array of one entry.

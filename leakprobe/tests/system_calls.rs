@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use leakprobe::probe::system_calls::find;
+use leakprobe::probe::system_calls::{MAPPINGS, find};
 use leakprobe::unwind::image::Image;
 use leakprobe_common::mapping_call::{ALL, BRK, MADVISE, MMAP, MREMAP, MUNMAP};
 
@@ -45,7 +45,7 @@ fn compare(package: &str, paths: &[&str]) -> BTreeMap<u32, usize> {
     let path = path.unwrap_or_else(|| panic!("none of {paths:?}: install {package}"));
     let image = Image::open(&File::open(path).expect("a library")).expect("an ELF file");
     let began = std::time::Instant::now();
-    let sites = find(&image).expect("code");
+    let sites = find(&image, &MAPPINGS).expect("code");
     println!("{:?}", began.elapsed());
     let lines = listing(path);
     let mut counts = BTreeMap::new();

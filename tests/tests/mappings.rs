@@ -37,10 +37,15 @@ fn follow(flavor: &str, threads: usize, steps: usize) {
     for object in Allocator::objects(&process).expect("mappings") {
         let file = object.open(process.pid()).expect("a mapped file");
         let image = Image::open(&file).expect("an object");
-        let sites = system_calls::find(&image).expect("code");
+        let sites = system_calls::find(&image, &system_calls::MAPPINGS).expect("code");
         if !sites.points.is_empty() {
             probes
-                .attach_calls(&process, (object.identity(), &file), &sites.points)
+                .attach_calls(
+                    &process,
+                    (object.identity(), &file),
+                    &sites.points,
+                    system_calls::MAPPINGS.program,
+                )
                 .expect("probes");
         }
     }

@@ -18,6 +18,10 @@ static struct site threads = {.frames = "touch_thread,thread"};
 static struct site by_read = {.frames = "fill_by_read,main"};
 static struct site huge = {.frames = "touch_huge,main"};
 static struct site data = {.frames = "touch_data,main"};
+static struct site moved = {.frames = "touch_moved,main"};
+static struct site freed = {.frames = "touch_freed,main"};
+static struct site over = {.frames = "touch_over,main"};
+static struct site huge_moved = {.frames = "touch_huge_moved,main"};
 static pthread_barrier_t started, worked, finished;
 
 /* Not zero, so that it is in the file. */
@@ -42,12 +46,27 @@ TOUCH(touch_thread)
 TOUCH(touch_huge)
 TOUCH(touch_data)
 TOUCH(touch_shared)
+TOUCH(touch_moved)
+TOUCH(touch_freed)
+TOUCH(touch_over)
+TOUCH(touch_huge_moved)
 
 /* The kernel takes the faults, in the middle of a system call. */
 FRAME static void fill_by_read(char *at, size_t pages) {
     int zeros = open("/dev/zero", O_RDONLY);
     if (zeros < 0 || read(zeros, at, pages * PAGE) != (ssize_t)(pages * PAGE)) die("read failed");
     close(zeros);
+}
+
+/* Pages come to another place by mremap, which also makes the mapping larger. */
+static char *move(char *from, size_t pages, size_t more) {
+    size_t bytes = pages * PAGE, all = bytes + more * PAGE;
+    /* A page between the two, and none of them at a place where the other ends. */
+    char *to = mmap(NULL, all + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (to == MAP_FAILED) die("mmap failed");
+    to = mremap(from, bytes, all, MREMAP_MAYMOVE | MREMAP_FIXED, to + PAGE);
+    if (to == MAP_FAILED) die("mremap failed");
+    return to;
 }
 
 static void count(struct site *site, size_t pages) {
@@ -82,6 +101,7 @@ int main(int argc, char **argv) {
 
     /* Before anything is unmapped: a place where small pages were just now is not looked at. */
     char *of_huge = map((HUGE_PAGES + 1) * HUGE, MAP_PRIVATE);
+    char *of_huge_moved = map(3 * HUGE, MAP_PRIVATE), *target_of_huge = map(2 * HUGE, MAP_PRIVATE);
     size_t many = argc > 1 && !strcmp(argv[1], "many") ? 64 : 1;
     touch_first(map(many * 1000 * PAGE, MAP_PRIVATE), many * 1000);
     count(&first, many * 1000);
@@ -112,8 +132,37 @@ int main(int argc, char **argv) {
     count(&data, sizeof of_file / PAGE);
     touch_shared(map(40 * PAGE, MAP_SHARED), 40);
 
+    /* Moved twice, the second time only in part; then some go, some are replaced, and what is at the first
+     * place is of another stack. */
+    char *place = map(many * 500 * PAGE, MAP_PRIVATE);
+    touch_moved(place, many * 500);
+    at = move(place, many * 500, many * 100);
+    touch_over(at + many * 500 * PAGE, many * 100);
+    char *middle = move(at + many * 200 * PAGE, many * 200, 0);
+    munmap(middle, many * 50 * PAGE);
+    madvise(middle + many * 100 * PAGE, many * 100 * PAGE, MADV_DONTNEED);
+    touch_over(middle + many * 100 * PAGE, many * 60);
+    if (mmap(place, many * 80 * PAGE, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != place)
+        die("mmap failed");
+    madvise(place, many * 80 * PAGE, MADV_NOHUGEPAGE);
+    touch_freed(place, many * 80);
+    count(&moved, many * 350);
+    count(&over, many * 160);
+    count(&freed, many * 80);
+
+    /* Whole ones stay whole if they go to a place like theirs, else they are split. */
+    at = of_huge_moved + -(uintptr_t)of_huge_moved % HUGE;
+    madvise(at, 2 * HUGE, MADV_HUGEPAGE);
+    touch_huge_moved(at, 2 * HUGE / PAGE);
+    char *like = target_of_huge + -(uintptr_t)target_of_huge % HUGE;
+    if (mremap(at, HUGE, HUGE, MREMAP_MAYMOVE | MREMAP_FIXED, like) != like) die("mremap failed");
+    move(at + HUGE, HUGE / PAGE, 0);
+    count(&huge_moved, 2 * HUGE / PAGE);
+
     pthread_barrier_wait(&worked);
-    int result = finish("growth", &first, &second, &again, &heap, &threads, &by_read, &huge, &data, NULL);
+    int result = finish("growth", &first, &second, &again, &heap, &threads, &by_read, &huge, &data,
+                        &moved, &freed, &over, &huge_moved, NULL);
     pthread_barrier_wait(&finished);
     for (int i = 0; i < BEFORE; i++) pthread_join(early[i], NULL);
     for (int i = 0; i < AFTER; i++) pthread_join(late[i], NULL);

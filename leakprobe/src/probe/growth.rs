@@ -1,5 +1,5 @@
 //! Growth mode: events of page faults for every thread of the target, and programs at the end of the
-//! system calls that give addresses. Nothing is placed in the target's code.
+//! system calls that give addresses.
 //!
 //! Threads that are started later inherit the event of the thread that starts them; forked children do
 //! not. Nobody else pays for the faults; the system calls of other processes pay for a program that
@@ -14,10 +14,11 @@ use anyhow::{Context, Result};
 use aya::programs::{FExit, PerfEvent};
 use aya::{Btf, Ebpf};
 use aya_obj::generated::perf_event_attr;
+use leakprobe_common::PAGE_BYTES;
 
 use super::layout::{self, Offsets};
 use super::refusal::explain_program;
-use super::{multi, threads};
+use super::{multi, system_calls, threads};
 
 /// Which pages are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,29 @@ impl Pages {
             layout: layout::offsets(),
         }
     }
+}
+
+impl Pages {
+    /// Twice as many records as all memory of the machine and its swap can need, for those of pages that have gone
+    /// stay until the next look. Tables that are larger only take longer to read.
+    pub fn most(&self) -> u32 {
+        const LEAST: u64 = 1 << 16;
+        let pages = memory() / PAGE_BYTES >> self.shift;
+        let most = (2 * pages).max(LEAST).next_power_of_two();
+        u32::try_from(most).unwrap_or(u32::MAX)
+    }
+}
+
+/// Bytes of memory and swap of the machine.
+fn memory() -> u64 {
+    // SAFETY: a structure of numbers, which the kernel fills in.
+    let info = unsafe {
+        let mut info: libc::sysinfo = mem::zeroed();
+        libc::sysinfo(&raw mut info);
+        info
+    };
+    let units = info.totalram.saturating_add(info.totalswap);
+    units.saturating_mul(info.mem_unit.into())
 }
 
 /// A number that nobody knows before.
@@ -126,7 +150,8 @@ pub fn load(ebpf: &mut Ebpf) -> Result<()> {
 /// If one cannot be duplicated.
 pub fn programs(ebpf: &mut Ebpf) -> Result<Vec<OwnedFd>> {
     let mut programs = Vec::new();
-    let names = SYSTEM_CALLS.iter().map(|(name, _)| *name).chain([FAULT]);
+    let at_calls = SYSTEM_CALLS.iter().map(|(name, _)| *name);
+    let names = at_calls.chain([FAULT, system_calls::MOVES.program]);
     for name in names {
         let fd = ebpf.program(name).and_then(|program| program.fd().ok());
         if let Some(fd) = fd {

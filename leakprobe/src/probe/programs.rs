@@ -100,8 +100,14 @@ impl Probes {
         if !sampling {
             loader.map_max_entries("MARKS", 1);
         }
+        if limits.pages.is_none() {
+            for of_pages in ["RANGES", "MOVED"] {
+                loader.map_max_entries(of_pages, 1);
+            }
+        }
+        let max_pages = limits.pages.map_or(u32::MAX, |pages| pages.most());
         let mut ebpf = loader
-            .map_max_entries("BLOCKS", limits.max_live)
+            .map_max_entries("BLOCKS", limits.max_live.min(max_pages))
             .override_global("MIN_SIZE", &limits.min_size, true)
             .override_global("MAX_SIZE", &limits.max_size, true)
             .override_global("SAMPLING", &u64::from(sampling), true)
@@ -207,8 +213,9 @@ impl Probes {
         self.linker.guard()
     }
 
-    /// Places probes at system calls of an object that a process has mapped, for the process only. What is
-    /// seen there is told at once, whether [`Self::record`] or not, until they are taken away.
+    /// Places probes that run a program at system calls of an object that a process has mapped, for the process
+    /// only. What [`system_calls::MAPPINGS`] sees there is told at once, whether [`Self::record`] or not, until they
+    /// are taken away.
     ///
     /// # Errors
     ///
@@ -218,10 +225,11 @@ impl Probes {
         process: &Process,
         object: ((u32, u32, u64), &File),
         points: &[system_calls::Point],
+        program: &str,
     ) -> Result<()> {
-        let mut links = self
-            .linker
-            .place_calls(&mut self.ebpf, process, object, points)?;
+        let mut links =
+            self.linker
+                .place_calls(&mut self.ebpf, process, object, points, program)?;
         self.calls.append(&mut links);
         Ok(())
     }

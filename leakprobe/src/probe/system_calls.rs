@@ -16,6 +16,35 @@ use crate::unwind::image::Image;
 /// to call.
 const MAX_CODE: u64 = 16 << 20;
 
+/// Which system calls are to be probed, and for what.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Their numbers.
+    pub calls: &'static [u32],
+    /// Whether also in front of those that take memory away: another thread may be given that before they return.
+    pub in_front: bool,
+    /// The program that the probes run.
+    pub program: &'static str,
+    /// What these calls do, for a reader.
+    pub purpose: &'static str,
+}
+
+/// What changes mappings.
+pub static MAPPINGS: Wanted = Wanted {
+    calls: &mapping_call::ALL,
+    in_front: true,
+    program: "map_call",
+    purpose: "map memory",
+};
+
+/// What moves pages.
+pub static MOVES: Wanted = Wanted {
+    calls: &[mapping_call::MREMAP],
+    in_front: false,
+    program: "move_call",
+    purpose: "move pages",
+};
+
 /// A place for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
@@ -28,7 +57,7 @@ pub struct Point {
 /// What was found in an object.
 #[derive(Clone, Debug, Default)]
 pub struct Sites {
-    /// The calls that change mappings.
+    /// The calls that are wanted.
     pub calls: Vec<SystemCall>,
     /// Of those, how many cannot be probed behind them.
     pub hidden: usize,
@@ -45,7 +74,7 @@ pub struct Sites {
 /// # Errors
 ///
 /// If it cannot be read.
-pub fn find(image: &Image) -> Result<Sites> {
+pub fn find(image: &Image, wanted: &Wanted) -> Result<Sites> {
     let mut sites = Sites::default();
     let mut functions = None;
     for segment in image.segments() {
@@ -63,11 +92,11 @@ pub fn find(image: &Image) -> Result<Sites> {
         let found = system_calls(&code, segment.address, functions);
         sites.unknown += found.unknown;
         sites.unreached += found.unreached;
-        let wanted = found.known.into_iter();
-        for call in wanted.filter(|it| mapping_call::ALL.contains(&it.number)) {
+        let known = found.known.into_iter();
+        for call in known.filter(|it| wanted.calls.contains(&it.number)) {
             let offset = |address| segment.offset + (address - segment.address);
             sites.hidden += usize::from(call.after.is_none());
-            sites.points.extend(points(&call, offset));
+            sites.points.extend(points(&call, wanted.in_front, offset));
             sites.calls.push(call);
         }
     }
@@ -75,7 +104,7 @@ pub fn find(image: &Image) -> Result<Sites> {
 }
 
 /// The probes for a call; none if what it returns cannot be seen.
-fn points(call: &SystemCall, offset: impl Fn(u64) -> u64) -> Vec<Point> {
+fn points(call: &SystemCall, in_front: bool, offset: impl Fn(u64) -> u64) -> Vec<Point> {
     let number = u64::from(call.number);
     let Some(after) = call.after else {
         return Vec::new();
@@ -84,9 +113,8 @@ fn points(call: &SystemCall, offset: impl Fn(u64) -> u64) -> Vec<Point> {
         offset: offset(after),
         cookie: number,
     };
-    // What these take away another thread may be given before they return.
     let takes = matches!(call.number, mapping_call::MUNMAP | mapping_call::MREMAP);
-    let before = call.before.filter(|_| takes).map(|before| {
+    let before = call.before.filter(|_| takes && in_front).map(|before| {
         let [first, second] = before.arguments.map(u64::from);
         Point {
             offset: offset(before.address),

@@ -126,6 +126,13 @@ pub const RANGES_NOT_RECORDED: Count = Count {
     meaning: "kernels that do not tell of brk and mmap (the notes say why)",
 };
 
+/// Growth mode: pages that move are not followed.
+pub const MOVES_NOT_FOLLOWED: Count = Count {
+    name: "moves_not_followed",
+    is_loss: false,
+    meaning: "objects whose mremap is not followed: what it moves counts as gone, and as pages_without_fault (the notes say why)",
+};
+
 /// System calls that map memory are not followed.
 pub const MAPPINGS_NOT_PROBED: Count = Count {
     name: "mappings_not_probed",
@@ -154,7 +161,7 @@ pub const PROBES_AWAY: Count = Count {
     meaning: "times the probes were taken away to keep the budget: what was freed meanwhile is not known",
 };
 
-const OF_THE_USER_SIDE: [Count; 20] = [
+const OF_THE_USER_SIDE: [Count; 21] = [
     UNBALANCED_BLOCKS,
     STACKS_WITHOUT_FRAMES,
     STACKS_NOT_FOLLOWED,
@@ -171,6 +178,7 @@ const OF_THE_USER_SIDE: [Count; 20] = [
     ALLOCATORS_NOT_PROBED,
     PAGES_WITHOUT_FAULT,
     RANGES_NOT_RECORDED,
+    MOVES_NOT_FOLLOWED,
     MAPPINGS_NOT_PROBED,
     MAPPINGS_UNEXPLAINED,
     MAPPINGS_GONE,

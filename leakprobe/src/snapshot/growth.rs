@@ -39,13 +39,13 @@ pub struct Look {
 /// What to look at.
 pub struct Growth {
     ranges: MapData,
+    /// Regions that pages have moved from or to.
+    moved: MapData,
     chosen: Chosen,
     pages: Pages,
     pid: u32,
     /// Chosen pages that were there before.
     before: HashSet<u64>,
-    /// Records of pages that were gone at the last look: address and time.
-    gone: HashSet<(u64, u64)>,
     /// What was mapped at the last look.
     mapped: Vec<(u64, u64)>,
     /// Of the last look.
@@ -59,23 +59,23 @@ struct Found {
 }
 
 impl Growth {
-    /// Takes the map of ranges.
+    /// Takes the maps of ranges and of moves.
     ///
     /// # Errors
     ///
     /// If the object is not ours, or the process's page map cannot be read.
     pub fn take(ebpf: &mut Ebpf, pid: u32, chosen: Chosen) -> Result<Self> {
-        let map = ebpf.take_map("RANGES");
-        let Some(Map::HashMap(ranges)) = map else {
-            bail!("the BPF object has no hash map RANGES");
+        let mut take = |name| match ebpf.take_map(name) {
+            Some(Map::HashMap(map)) => Ok(map),
+            _ => bail!("the BPF object has no hash map {name}"),
         };
         Ok(Self {
-            ranges,
+            ranges: take("RANGES")?,
+            moved: take("MOVED")?,
             chosen,
             pages: Pages::open(pid)?,
             pid,
             before: HashSet::new(),
-            gone: HashSet::new(),
             mapped: Vec::new(),
             without_fault: 0,
         })
@@ -84,7 +84,10 @@ impl Growth {
     /// Notes what is there already. Only after this, pages without a fault can be told.
     pub fn note_before(&mut self) {
         for start in self.own_regions() {
-            let Some(region) = self.pages.region(start) else {
+            let Some(region) = self
+                .pages
+                .region(start, |index| self.is_chosen(start, index))
+            else {
                 return;
             };
             let there = self.chosen_pages(start, &region).collect::<Vec<_>>();
@@ -100,13 +103,12 @@ impl Growth {
     pub fn start_over(&mut self) -> Result<()> {
         self.pages = Pages::open(self.pid)?;
         self.before.clear();
-        self.gone.clear();
         self.mapped.clear();
         self.without_fault = 0;
         Ok(())
     }
 
-    /// Looks at each page on record. A `thorough` look searches all memory for pages without a fault too.
+    /// Looks at each page on record, and takes those off it that have gone. A `thorough` look searches all memory for pages without a fault too.
     /// Pages younger than `min_age` (nanoseconds, as of `now`) are left out.
     ///
     /// # Errors
@@ -124,31 +126,33 @@ impl Growth {
         if thorough {
             regions.extend(self.own_regions());
         }
-        let (mut found, mut gone, mut without) = (Vec::new(), HashSet::new(), 0u64);
+        let moved = self.moved(space)?;
+        let (mut found, mut gone, mut without) = (Vec::new(), Vec::new(), 0u64);
         let mut is_late = Mapping::read_all(self.pid).is_ok_and(|mappings| mappings.is_empty());
         let mut rest = &records[..];
         for &start in &regions {
             let until = rest.partition_point(|(at, _)| region_of(*at) <= start);
             let (mine, others) = rest.split_at(until);
             rest = others;
-            match self.pages.region(start).filter(|_| !is_late) {
-                Some(region) => {
-                    let known = self.sort_out(start, &region, mine, &mut found, &mut gone);
-                    let chosen = self.chosen_pages(start, &region);
-                    without += chosen.filter(|page| !known.contains(page)).count() as u64;
-                }
-                None => is_late = true,
+            let region = self.pages_of(start, mine).filter(|_| !is_late);
+            let Some(region) = region else {
+                is_late = true;
+                continue;
+            };
+            let known = self.sort_out(start, &region, mine, &mut found, &mut gone);
+            if !moved.contains(&start) {
+                let chosen = self.chosen_pages(start, &region);
+                without += chosen.filter(|page| !known.contains(page)).count() as u64;
             }
         }
         if is_late {
             // What was there at the last look still was, most probably; and what has come since.
             found.clear();
-            found.extend(records.iter().filter_map(|(address, block)| {
-                let there = !self.gone.contains(&(*address, block.time));
-                there.then_some((*block, whole(block)))
-            }));
+            found.extend(records.iter().map(|(_, block)| (*block, whole(block))));
         } else {
-            self.gone = gone;
+            for (address, time) in gone {
+                forget(maps, BlockKey { address, space }, time)?;
+            }
             self.without_fault = match thorough {
                 true => without << (self.chosen.shift & 63),
                 false => self.without_fault.max(without << (self.chosen.shift & 63)),
@@ -165,14 +169,47 @@ impl Growth {
         })
     }
 
-    /// Tells of the records of a region what is there of them. Returns the chosen pages that have one.
+    /// Regions that pages have moved from or to. Which of those there should be on record, is not known here.
+    fn moved(&self, space: u64) -> Result<HashSet<u64>> {
+        let mut regions = HashSet::new();
+        bpf::for_each(self.moved.fd().as_fd(), |key: &BlockKey, _: &u64| {
+            if key.space == space {
+                regions.insert(key.address);
+            }
+        })
+        .context("failed to read the map of moves")?;
+        Ok(regions)
+    }
+
+    /// The pages of a region that have a record, or should have.
+    fn pages_of(&self, start: u64, records: &[(u64, Block)]) -> Option<[Page; REGION_PAGES]> {
+        let mut on_record = [false; REGION_PAGES];
+        for (address, _) in records {
+            match address & HUGE_MARK {
+                0 => on_record[index_of(*address)] = true,
+                _ => on_record = [true; REGION_PAGES],
+            }
+        }
+        self.pages.region(start, |index| {
+            on_record[index] || self.is_chosen(start, index)
+        })
+    }
+
+    /// Whether a page of a region is recorded for its address.
+    fn is_chosen(&self, start: u64, index: usize) -> bool {
+        let Chosen { seed, shift, .. } = self.chosen;
+        is_chosen(start + index as u64 * PAGE_BYTES, seed, shift)
+    }
+
+    /// Tells of the records of a region what is there of them; of those that are `gone` address and time. Returns the
+    /// chosen pages that have one.
     fn sort_out(
         &self,
         start: u64,
         region: &[Page; REGION_PAGES],
         records: &[(u64, Block)],
         found: &mut Vec<(Block, Found)>,
-        gone: &mut HashSet<(u64, u64)>,
+        gone: &mut Vec<(u64, u64)>,
     ) -> HashSet<u64> {
         let (huge, pages): (Vec<_>, Vec<_>) = records
             .iter()
@@ -186,7 +223,7 @@ impl Growth {
                 .filter(|page| page.is_there && page.may_be_huge);
             let bytes = there.count() as u64 * PAGE_BYTES;
             if bytes == 0 {
-                gone.insert((address, block.time));
+                gone.push((address, block.time));
                 continue;
             }
             huge_time = block.time;
@@ -202,7 +239,7 @@ impl Growth {
             if page.is_there && !is_covered {
                 found.push((block, whole(&block)));
             } else {
-                gone.insert((address, block.time));
+                gone.push((address, block.time));
             }
         }
         known
@@ -210,11 +247,10 @@ impl Growth {
 
     /// Chosen pages of a region that are there, and were not before.
     fn chosen_pages(&self, start: u64, region: &[Page; REGION_PAGES]) -> impl Iterator<Item = u64> {
-        let Chosen { seed, shift, .. } = self.chosen;
         (0..REGION_PAGES)
-            .filter(|&index| region[index].is_there)
+            .filter(move |&index| region[index].is_there && self.is_chosen(start, index))
             .map(move |index| start + index as u64 * PAGE_BYTES)
-            .filter(move |&page| is_chosen(page, seed, shift) && !self.before.contains(&page))
+            .filter(|page| !self.before.contains(page))
     }
 
     /// Regions in which the process has memory of its own.
@@ -252,6 +288,17 @@ impl Growth {
             *by_stack.entry(range.stack).or_default() += Mapped { bytes, count: 1 };
         }
         Ok(by_stack)
+    }
+}
+
+/// Takes a record of a page that has gone off the map, unless the page has come again.
+fn forget(maps: &Maps, key: BlockKey, time: u64) -> Result<()> {
+    let blocks = maps.blocks.fd().as_fd();
+    let taken: Option<Block> = bpf::take(blocks, &key)
+        .context("failed to take a page that has gone off the map of pages")?;
+    match taken.filter(|block| block.time != time) {
+        Some(block) => bpf::put(blocks, &key, &block).context("failed to put a page back"),
+        None => Ok(()),
     }
 }
 

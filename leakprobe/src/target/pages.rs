@@ -65,11 +65,16 @@ impl Pages {
         })
     }
 
-    /// The pages of the region that begins at an address. `None` if the process is gone.
-    pub fn region(&self, start: u64) -> Option<[Page; REGION_PAGES]> {
+    /// The pages of the region that begins at an address, of which those by these numbers are `wanted`; of
+    /// others nothing is said. `None` if the process is gone.
+    pub fn region(
+        &self,
+        start: u64,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Option<[Page; REGION_PAGES]> {
         let mut bytes = [0; REGION_PAGES * 8];
-        let read = self.map.read_at(&mut bytes, start / PAGE_BYTES * 8).ok()?;
-        if read != bytes.len() {
+        // The last page of the last region cannot be mapped, and the map ends before it.
+        if self.map.read_at(&mut bytes, start / PAGE_BYTES * 8).ok()? == 0 {
             return None;
         }
         let mut entries = [0; REGION_PAGES];
@@ -79,11 +84,16 @@ impl Pages {
         let mut pages = [Page::default(); REGION_PAGES];
         let mut at = 0;
         while at < REGION_PAGES {
+            if !wanted(at) {
+                at += 1;
+                continue;
+            }
             // Frames in a row are asked for together: those of a huge page are.
             let frame = frame(entries[at]);
             let run = (at + 1..REGION_PAGES)
                 .take_while(|&next| {
-                    frame != 0 && self::frame(entries[next]) == frame + (next - at) as u64
+                    let follows = self::frame(entries[next]) == frame + (next - at) as u64;
+                    frame != 0 && follows && wanted(next)
                 })
                 .count()
                 + 1;
@@ -100,7 +110,7 @@ impl Pages {
     pub fn resident(&self, start: u64, end: u64) -> u64 {
         let first = start & !(HUGE_BYTES - 1);
         let regions = (first..end).step_by(HUGE_BYTES as usize);
-        let pages = regions.filter_map(|at| Some((at, self.region(at)?)));
+        let pages = regions.filter_map(|at| Some((at, self.region(at, |_| true)?)));
         let there = pages.flat_map(|(at, region)| {
             let pages = region.into_iter().enumerate();
             pages.filter(move |(index, page)| {
@@ -254,7 +264,7 @@ mod tests {
         let address = &raw const variable as u64;
         let me = std::process::id();
         let pages = Pages::open(me).unwrap();
-        let region = pages.region(address & !(HUGE_BYTES - 1)).unwrap();
+        let region = pages.region(address & !(HUGE_BYTES - 1), |_| true).unwrap();
         let page = region[(address % HUGE_BYTES / PAGE_BYTES) as usize];
         assert!(page.is_there);
         let ranges = own_ranges(me);

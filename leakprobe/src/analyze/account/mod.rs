@@ -23,6 +23,8 @@ pub enum Kind {
     LiveBlocks,
     /// Blocks that the allocator had given out before.
     BeforeAttach,
+    /// Blocks that the allocator has given out, whenever that was, where none are recorded.
+    Blocks,
     /// Freed memory that the allocator keeps.
     AllocatorFree,
     /// What the allocator takes for itself.
@@ -63,6 +65,7 @@ impl Kind {
         match self {
             Self::LiveBlocks => "live blocks, allocated since the attach",
             Self::BeforeAttach => "blocks from before the attach",
+            Self::Blocks => "blocks of the allocator, from before the attach and since",
             Self::AllocatorFree => "freed memory that the allocator keeps",
             Self::AllocatorOverhead => {
                 "the allocator's own: headers, and room that blocks do not fill"
@@ -309,7 +312,11 @@ impl Seen {
             self.add(kind, bytes);
         };
         take(Kind::AllocatorFree, state.free);
-        take(Kind::BeforeAttach, state.used.saturating_sub(live));
+        let others = match look.live {
+            Some(_) => Kind::BeforeAttach,
+            None => Kind::Blocks,
+        };
+        take(others, state.used.saturating_sub(live));
         take(Kind::Allocator, state.unreadable);
         take(Kind::AllocatorOverhead, u64::MAX);
     }

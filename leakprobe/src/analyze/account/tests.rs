@@ -147,7 +147,7 @@ fn the_allocators_own_state() {
         end: start + (kib << 10),
         rss: kib << 10,
     };
-    let kib = kib(&Look {
+    let look = Look {
         rss: 1636 << 10,
         regions: &regions,
         live: Some(LiveMemory {
@@ -165,7 +165,8 @@ fn the_allocators_own_state() {
             span(0x300_0000, 16),
         ],
         ..Look::default()
-    });
+    };
+    let kib = self::kib(&look);
     let expected = [
         (Kind::LiveBlocks, 300),
         (Kind::BeforeAttach, 200),
@@ -176,6 +177,10 @@ fn the_allocators_own_state() {
         (Kind::File, 40),
     ];
     assert_eq!(kib, expected.into());
+    let kib = self::kib(&Look { live: None, ..look });
+    // In growth mode no block is known, so none is old.
+    assert_eq!(kib[&Kind::Blocks], 500);
+    assert!(!kib.contains_key(&Kind::BeforeAttach), "{kib:?}");
 }
 
 #[test]

@@ -298,7 +298,7 @@ impl Linker {
         Ok(())
     }
 
-    /// Places probes at system calls of an object, for the process only.
+    /// Places probes that run a program at system calls of an object, for the process only.
     ///
     /// # Errors
     ///
@@ -309,13 +309,13 @@ impl Linker {
         process: &Process,
         (object, file): ((u32, u32, u64), &File),
         points: &[system_calls::Point],
+        program: &str,
     ) -> Result<Vec<Link>> {
-        const PROGRAM: &str = "map_call";
         let offsets: Vec<u64> = points.iter().map(|point| point.offset).collect();
         self.announce(file, &offsets)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let Some(programs) = &self.programs else {
-            let program = uprobe(ebpf, PROGRAM)?;
+            let program = uprobe(ebpf, program)?;
             let fd = program.fd()?.as_fd().try_clone_to_owned();
             self.calls = Some(fd.context("failed to duplicate a descriptor")?);
             let places = points.iter().map(|point| (point.offset, point.cookie));
@@ -324,8 +324,8 @@ impl Linker {
                 .collect();
         };
         let program = match self.calls.take() {
-            Some(program) => program,
-            None => programs.load(PROGRAM, LinkKind::Multi)?,
+            Some(loaded) => loaded,
+            None => programs.load(program, LinkKind::Multi)?,
         };
         let program = self.calls.insert(program);
         let path = CString::new(path).context("a path with a zero in it")?;

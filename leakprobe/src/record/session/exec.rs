@@ -95,7 +95,7 @@ impl Session {
                 self.search_allocator(progress)
             }
             Subject::Growth(growth) => {
-                growth.start_over()?;
+                growth.start_over(by_main_thread)?;
                 progress.say(&self.goes_on());
                 Ok(())
             }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::call_probes::CallProbes;
 use crate::overhead::{self, Overhead};
-use crate::probe::Probes;
 use crate::probe::growth::{self, Faults, Pages};
-use crate::snapshot::counts::{PAGES_WITHOUT_FAULT, RANGES_NOT_RECORDED};
+use crate::probe::{Probes, system_calls};
+use crate::snapshot::counts::{MOVES_NOT_FOLLOWED, PAGES_WITHOUT_FAULT, RANGES_NOT_RECORDED};
 use crate::snapshot::growth::{Growth as Reader, Look};
 use crate::snapshot::{Maps, Snapshot, Totals};
 use crate::symbolize;
@@ -32,6 +33,10 @@ pub(super) struct Growth {
     /// Not to look again before.
     rest_until: Instant,
     system_calls: Result<usize, String>,
+    /// Probes at `mremap`, where the kernel does not let programs run at its end.
+    moves: Option<CallProbes>,
+    /// Bytes of code that the process had mapped when those were looked for.
+    code: Option<u64>,
 }
 
 impl Growth {
@@ -49,6 +54,8 @@ impl Growth {
             last: None,
             rest_until: Instant::now(),
             system_calls: Ok(0),
+            moves: None,
+            code: None,
         })
     }
 
@@ -56,6 +63,11 @@ impl Growth {
     pub(super) fn attach(&mut self, probes: &mut Probes, process: &Process) -> Result<()> {
         self.system_calls =
             growth::attach_system_calls(probes.ebpf()).map_err(|error| format!("{error:#}"));
+        if self.system_calls.is_err() {
+            probes.guard()?;
+            self.moves = Some(CallProbes::new(&system_calls::MOVES));
+            self.follow_moves(probes, process);
+        }
         if let Some(end) = pages::heap_end(process.pid()) {
             probes.set_break(end)?;
         }
@@ -63,6 +75,18 @@ impl Growth {
         let programs = growth::programs(probes.ebpf())?;
         self.meter = Some(overhead::Faults::start(process.pid(), programs));
         Ok(())
+    }
+
+    /// Probes `mremap` in what the process has mapped since the last look, if there are such probes.
+    pub(super) fn follow_moves(&mut self, probes: &mut Probes, process: &Process) {
+        let code = process.code_size();
+        if let Some(moves) = &mut self.moves
+            && code.is_some()
+            && code != self.code
+        {
+            self.code = code;
+            moves.place(probes, process);
+        }
     }
 
     /// What the programs take, percent; to be asked once a second.
@@ -88,8 +112,14 @@ impl Growth {
     }
 
     /// The process executes another program, of which all memory is new.
-    pub(super) fn start_over(&mut self) -> Result<()> {
+    pub(super) fn start_over(&mut self, by_main_thread: bool) -> Result<()> {
         self.bytes_before = 0;
+        self.code = None;
+        if let Some(moves) = &mut self.moves
+            && !by_main_thread
+        {
+            moves.begin_again();
+        }
         self.last = None;
         self.reader.start_over()?;
         self.reader.note_before();
@@ -167,6 +197,11 @@ impl Growth {
         if let Err(why) = &self.system_calls {
             losses.insert(RANGES_NOT_RECORDED.name.to_owned(), 1);
             notes.push(format!("growth by brk and mmap was not recorded: {why}"));
+        }
+        let problems = self.moves.as_ref().map_or(&[][..], CallProbes::problems);
+        if !problems.is_empty() {
+            losses.insert(MOVES_NOT_FOLLOWED.name.to_owned(), problems.len() as u64);
+            notes.extend_from_slice(problems);
         }
         if self.pages.layout.is_none() {
             notes.push(

@@ -32,13 +32,18 @@ pub(super) enum Look {
 }
 
 impl Session {
-    /// Looks whether processes have mapped allocators since the last look, and probes those.
+    /// Looks whether processes have mapped allocators since the last look, and probes those; in growth mode
+    /// the system calls that move pages.
     pub(super) fn look_for_allocators(
         &mut self,
         when: Look,
         progress: &mut Progress,
     ) -> Result<()> {
-        if matches!(self.subject, Subject::Growth(_)) || Instant::now() < self.next_look {
+        if Instant::now() < self.next_look {
+            return Ok(());
+        }
+        if matches!(self.subject, Subject::Growth(_)) {
+            self.look_for_moves();
             return Ok(());
         }
         self.drain(progress)?; // what a process has mapped since it executed another program is not late
@@ -75,6 +80,17 @@ impl Session {
             self.next_look = Instant::now() + spent * PARTS;
         }
         Ok(())
+    }
+
+    /// In growth mode: probes `mremap` in what the process has mapped since.
+    fn look_for_moves(&mut self) {
+        let start = Instant::now();
+        if let Subject::Growth(growth) = &mut self.subject
+            && let Some(process) = self.members.first().and_then(|it| it.process.as_ref())
+        {
+            growth.follow_moves(&mut self.probes, process);
+        }
+        self.next_look = Instant::now() + start.elapsed() * PARTS;
     }
 
     /// The allocators of a process that are not known to be its. None if it has ended.

@@ -1,33 +1,27 @@
 //! What the program maps beside its allocator, followed by probes at the system calls of its own code: of a
 //! single process whose heap is recorded. What it does with the memory then, is not looked at.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use leakprobe_common::{MappingEvent, PAGE_BYTES};
 
 use super::Session;
-use crate::probe::{Probes, system_calls};
-use crate::report::escape;
+use super::call_probes::CallProbes;
+use crate::probe::system_calls;
 use crate::snapshot::counts::{MAPPINGS_GONE, MAPPINGS_NOT_PROBED, MAPPINGS_UNEXPLAINED};
 use crate::snapshot::mappings::{Disagreement, Mappings, Origin, Summary};
 use crate::snapshot::now;
 use crate::snapshot::ranges::RangeMap;
+use crate::target::Mapping;
 use crate::target::pages::{self, Pages};
-use crate::target::{Allocator, Mapping, Process};
-use crate::unwind::image::Image;
 
 /// What is known of the mappings.
-#[derive(Default)]
 pub(super) struct Mapped {
     /// Once it counts.
     ranges: Option<Mappings>,
     space: u64,
-    /// Objects that were looked through: device and inode.
-    looked: HashSet<(u32, u32, u64)>,
-    /// System calls that are probed.
-    calls: usize,
-    problems: Vec<String>,
+    probes: CallProbes,
     last: Option<Disagreement>,
 }
 
@@ -39,62 +33,18 @@ pub(super) struct Moment {
     pages: Option<Pages>,
 }
 
+impl Default for Mapped {
+    fn default() -> Self {
+        Self {
+            ranges: None,
+            space: 0,
+            probes: CallProbes::new(&system_calls::MAPPINGS),
+            last: None,
+        }
+    }
+}
+
 impl Mapped {
-    /// Looks through what a process has mapped since the last look, and probes it.
-    fn probe(&mut self, probes: &mut Probes, process: &Process) {
-        let objects = Allocator::objects(process).unwrap_or_default();
-        for object in objects {
-            if !self.looked.insert(object.identity()) {
-                continue;
-            }
-            if let Err(error) = self.probe_object(probes, process, &object) {
-                let path = object.path.to_string_lossy();
-                let path = escape::visible(&path);
-                let problem = format!("mappings made by `{path}` are not followed: {error:#}");
-                if !process.has_ended() && !self.problems.contains(&problem) {
-                    self.problems.push(problem);
-                }
-            }
-        }
-    }
-
-    fn probe_object(
-        &mut self,
-        probes: &mut Probes,
-        process: &Process,
-        object: &Mapping,
-    ) -> Result<()> {
-        let file = object.open(process.pid())?;
-        let Ok(image) = Image::open(&file) else {
-            return Ok(()); // no ELF file
-        };
-        let sites = system_calls::find(&image).context("failed to look through its code")?;
-        if sites.calls.is_empty() {
-            return Ok(());
-        }
-        let path = object.path.to_string_lossy();
-        let path = escape::visible(&path);
-        log::debug!(
-            "`{path}`: {} system calls that map memory, {} of which cannot be probed; {} others have \
-             no constant number, {} were not reached",
-            sites.calls.len(),
-            sites.hidden,
-            sites.unknown,
-            sites.unreached
-        );
-        if sites.hidden > 0 {
-            self.problems.push(format!(
-                "{} system calls that map memory cannot be probed in `{path}`",
-                sites.hidden
-            ));
-        }
-        self.calls += sites.calls.len() - sites.hidden;
-        if sites.points.is_empty() {
-            return Ok(());
-        }
-        probes.attach_calls(process, (object.identity(), &file), &sites.points)
-    }
-
     /// From now on it counts: what is mapped by now was there before.
     fn begin(&mut self, pid: u32, space: u64) {
         let before = Mapping::read_all(pid).unwrap_or_default();
@@ -109,7 +59,7 @@ impl Session {
         if let Some(mapped) = &mut self.mapped
             && let Some(process) = self.members.first().and_then(|it| it.process.as_ref())
         {
-            mapped.probe(&mut self.probes, process);
+            mapped.probes.place(&mut self.probes, process);
         }
     }
 
@@ -130,7 +80,7 @@ impl Session {
         if let Some(mapped) = &mut self.mapped
             && !by_main_thread
         {
-            mapped.looked.clear();
+            mapped.probes.begin_again();
         }
         self.begin_mappings();
     }
@@ -164,7 +114,7 @@ impl Session {
         let Some(mapped) = &mut self.mapped else {
             return Ok(None);
         };
-        let Some(ranges) = mapped.ranges.as_mut().filter(|_| mapped.calls > 0) else {
+        let Some(ranges) = mapped.ranges.as_mut().filter(|_| mapped.probes.calls() > 0) else {
             return Ok(None);
         };
         let disagreement = moment.map(|it| ranges.compare(&it.ranges, &it.mapped));
@@ -192,8 +142,8 @@ impl Session {
         let Some(mapped) = &self.mapped else {
             return;
         };
-        let mut problems = mapped.problems.clone();
-        if mapped.calls == 0 {
+        let mut problems = mapped.probes.problems().to_vec();
+        if mapped.probes.calls() == 0 {
             problems.push(
                 "what the program maps is not told by stack: no system calls that map memory were found \
                  in its code"

@@ -2,6 +2,7 @@
 
 mod attach;
 mod budget;
+mod call_probes;
 mod death;
 mod exec;
 mod growth;
@@ -221,7 +222,7 @@ impl Session {
                 () = history => self.look_at_stacks()?,
                 () = refresh => self.locate(false)?,
                 () = snapshots.due() => self.leave_snapshot(config, progress, files)?,
-                _ = looks.tick(), if matches!(self.subject, Subject::Heap(_)) => self.look_for_allocators(Look::Late, progress)?,
+                _ = looks.tick() => self.look_for_allocators(Look::Late, progress)?,
                 guard = self.events.readable() => {
                     guard.context("failed to watch the ring buffer")?.clear_ready();
                     self.drain(progress)?;

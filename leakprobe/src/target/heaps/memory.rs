@@ -102,7 +102,7 @@ impl Source for Live {
     }
 
     fn region(&self, start: u64) -> Option<[Page; REGION_PAGES]> {
-        self.pages.region(start)
+        self.pages.region(start, |_| true)
     }
 }
 
