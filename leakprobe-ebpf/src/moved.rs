@@ -15,16 +15,25 @@ use aya_ebpf::programs::ProbeContext;
 use leakprobe_common::{Block, BlockKey, Control, Counter, HUGE_BYTES, HUGE_MARK, PAGE_BYTES};
 
 use crate::arch;
-use crate::blocks::{find, insert, take};
+use crate::blocks::{find, insert, knows, take};
 use crate::growth::{chance, gone, is_error, is_recorded, whole};
 use crate::maps::{add, control, count, registers, set_control};
 use crate::process::{Owner, owner};
 use crate::thread::repeat;
 
-/// Regions of the size of a huge page that pages have moved from or to; the key is the first address. How often they
-/// have moved away.
+/// What is known of a region of the size of a huge page that pages have moved from or to.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Region {
+    /// How often pages have moved away.
+    away: u64,
+    /// When the call came that was the first, ns.
+    since: u64,
+}
+
+/// Those regions; the key is the first address.
 #[map]
-pub static MOVED: HashMap<BlockKey, u64> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
+pub static MOVED: HashMap<BlockKey, Region> = HashMap::with_max_entries(1 << 16, BPF_F_NO_PREALLOC);
 
 /// Regions that one call can move: 128 GiB.
 const MOST_REGIONS: u64 = 1 << 16;
@@ -45,7 +54,9 @@ pub fn of_region(address: u64) -> Option<u64> {
     if control(Control::Moved) == 0 {
         return None;
     }
-    moves(address, owner()?.space)
+    let region = known(address, owner()?.space)?;
+    // SAFETY: map values stay valid while the program runs; an aligned word is read whole.
+    Some(unsafe { core::ptr::read_volatile(&raw const (*region).away) })
 }
 
 /// A page has come where it is not recorded: one that was moved there has gone.
@@ -89,23 +100,9 @@ fn region_of(address: u64) -> u64 {
 }
 
 #[inline(always)]
-fn moves(address: u64, space: u64) -> Option<u64> {
+fn known(address: u64, space: u64) -> Option<*mut Region> {
     let address = region_of(address);
-    let moves = MOVED.get_ptr(BlockKey { address, space })?;
-    // SAFETY: map values stay valid while the program runs; an aligned word is read whole.
-    Some(unsafe { core::ptr::read_volatile(moves) })
-}
-
-/// Notes that pages are moved to the region of an address, or `away` from it. `None` if there is no room.
-#[inline(always)]
-fn note(address: u64, space: u64, away: u64) -> Option<()> {
-    let address = region_of(address);
-    let key = BlockKey { address, space };
-    if let Some(moves) = MOVED.get_ptr_mut(key) {
-        add(moves, away);
-        return Some(());
-    }
-    MOVED.insert(key, away, BPF_ANY.into()).ok()
+    MOVED.get_ptr_mut(BlockKey { address, space })
 }
 
 /// A part of memory that was moved.
@@ -127,6 +124,26 @@ impl Moved {
         }
     }
 
+    /// Notes that pages are moved to the region of an address, or `away` from it. Whether that was so before this
+    /// call; `None` if there is no room.
+    #[inline(always)]
+    fn note(&self, address: u64, away: u64) -> Option<bool> {
+        if let Some(region) = known(address, self.space) {
+            // SAFETY: map values stay valid while the program runs.
+            return Some(unsafe {
+                add(&raw mut (*region).away, away);
+                core::ptr::read_volatile(&raw const (*region).since) != self.now
+            });
+        }
+        let key = BlockKey {
+            address: region_of(address),
+            space: self.space,
+        };
+        let since = self.now;
+        let inserted = MOVED.insert(key, Region { away, since }, BPF_ANY.into());
+        inserted.ok().map(|()| false)
+    }
+
     /// What of it is in one region.
     unsafe extern "C" fn region(index: u32, state: *mut c_void) -> c_long {
         // SAFETY: `repeat` passes on what `remapped` gave it.
@@ -135,22 +152,19 @@ impl Moved {
         let (first, end) = (start.max(moved.from), (start + HUGE_BYTES).min(moved.end));
         let to = first.wrapping_add(moved.distance);
         let last = to.wrapping_add(end.wrapping_sub(first)).wrapping_sub(1);
-        let space = moved.space;
-        let moved_from = moves(first, space).is_some();
-        let moved_to = moves(to, space).is_some() || moves(last, space).is_some();
-        let noted = note(to, space, 0).and(note(last, space, 0));
-        if noted.and(note(first, space, 1)).is_none() {
+        let noted = (moved.note(first, 1), moved.note(to, 0), moved.note(last, 0));
+        let (Some(moved_from), Some(to_first), Some(to_last)) = noted else {
             count(Counter::MovesFull);
             return 0;
-        }
+        };
         let mut pages = Pages {
             first,
             distance: moved.distance,
-            space,
+            space: moved.space,
             program: moved.program,
             now: moved.now,
             moved_from: moved_from.into(),
-            moved_to: moved_to.into(),
+            moved_to: (to_first || to_last).into(),
             huge: Block::default(),
         };
         if end.wrapping_sub(first) == HUGE_BYTES
@@ -195,12 +209,13 @@ impl Pages {
         let from = pages.first.wrapping_add(u64::from(index) * PAGE_BYTES);
         let to = from.wrapping_add(pages.distance);
         if (pages.moved_to != 0 || is_recorded(to, 0))
+            && knows(to, owner)
             && let Some(old) = take(to, owner)
         {
             gone(&old, owner);
         }
         let is_recorded = is_recorded(from, 0);
-        if pages.moved_from != 0 || is_recorded {
+        if (pages.moved_from != 0 || is_recorded) && knows(from, owner) {
             let is_meant = find(from, owner.space).is_some_and(|page| {
                 // SAFETY: map values stay valid while the program runs.
                 unsafe { (*page).time < pages.now }

@@ -79,6 +79,8 @@ unsafe impl Plain for CodeMappings {}
 unsafe impl Plain for ProcessState {}
 // SAFETY: an array of numbers.
 unsafe impl Plain for [u64; Control::ALL] {}
+// SAFETY: as above.
+unsafe impl Plain for [u64; 2] {}
 // SAFETY: an array of such structures.
 unsafe impl Plain for Chunk {}
 // SAFETY: an array of numbers.

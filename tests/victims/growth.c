@@ -2,7 +2,7 @@
  * byte and after it, and gives some back. Bytes are of pages; what libc touches is not in the ledger.
  *
  * With the argument `populate` it also gets pages without a fault, with `many` more of those that are
- * touched one by one. */
+ * touched one by one; with `churn` it first gets many at ever new addresses and gives them back. */
 #include "victim.h"
 #include <fcntl.h>
 #include <pthread.h>
@@ -69,6 +69,16 @@ static char *move(char *from, size_t pages, size_t more) {
     return to;
 }
 
+/* A place is never used again. */
+FRAME static void churn(void) {
+    for (int i = 0; i < 8; i++) {
+        char *at = map(4000 * PAGE, MAP_PRIVATE);
+        for (size_t page = 0; page < 4000; page++) ((volatile char *)at)[page * PAGE] = 1;
+        madvise(at, 4000 * PAGE, MADV_DONTNEED);
+        usleep(1200 * 1000);
+    }
+}
+
 static void count(struct site *site, size_t pages) {
     for (size_t i = 0; i < pages; i++) {
         got(PAGE);
@@ -95,6 +105,7 @@ int main(int argc, char **argv) {
     ready();
     /* First: where pages were, nobody could tell them from those. */
     if (argc > 1 && !strcmp(argv[1], "populate")) map(200 * PAGE, MAP_PRIVATE | MAP_POPULATE);
+    if (argc > 1 && !strcmp(argv[1], "churn")) churn();
     pthread_barrier_wait(&started);
     for (int i = 0; i < AFTER; i++)
         if (pthread_create(&late[i], NULL, thread, NULL)) die("pthread_create failed");

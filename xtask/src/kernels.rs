@@ -29,7 +29,7 @@ const KERNELS: &[Kernel] = &[
 ];
 
 /// The programs of tests that run in there.
-const TESTS: [&str; 4] = ["victims", "tree", "death", "harm"];
+const TESTS: [&str; 5] = ["victims", "tree", "death", "harm", "growth"];
 
 /// Boot and tests together may take this long.
 const LIMIT: Duration = Duration::from_secs(2400);

@@ -47,7 +47,7 @@ impl Pages {
     /// stay until the next look. Tables that are larger only take longer to read.
     pub fn most(&self) -> u32 {
         const LEAST: u64 = 1 << 16;
-        let pages = memory() / PAGE_BYTES >> self.shift;
+        let pages = (memory() / PAGE_BYTES) >> self.shift;
         let most = (2 * pages).max(LEAST).next_power_of_two();
         u32::try_from(most).unwrap_or(u32::MAX)
     }

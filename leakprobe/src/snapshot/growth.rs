@@ -3,7 +3,9 @@
 //! tables tell, so this looks while the process lives. Once it has ended, the last look has to do.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -24,6 +26,9 @@ use crate::target::pages::{Page, Pages, REGION_PAGES, own_ranges};
 /// Regions of one mapping that are searched for pages without a fault: 64 GiB. Programs reserve more,
 /// and use little of it.
 const MOST_REGIONS: u64 = 1 << 15;
+
+/// A page that has been gone for so long has not just moved.
+const SURE: Duration = Duration::from_secs(1);
 
 /// What was found at a look.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +51,8 @@ pub struct Growth {
     pid: u32,
     /// Chosen pages that were there before.
     before: HashSet<u64>,
+    /// Records of pages that were gone at the last look, by address and time; since when.
+    gone: HashMap<(u64, u64), Instant>,
     /// What was mapped at the last look.
     mapped: Vec<(u64, u64)>,
     /// Of the last look.
@@ -76,6 +83,7 @@ impl Growth {
             pages: Pages::open(pid)?,
             pid,
             before: HashSet::new(),
+            gone: HashMap::new(),
             mapped: Vec::new(),
             without_fault: 0,
         })
@@ -103,12 +111,13 @@ impl Growth {
     pub fn start_over(&mut self) -> Result<()> {
         self.pages = Pages::open(self.pid)?;
         self.before.clear();
+        self.gone.clear();
         self.mapped.clear();
         self.without_fault = 0;
         Ok(())
     }
 
-    /// Looks at each page on record, and takes those off it that have gone. A `thorough` look searches all memory for pages without a fault too.
+    /// Looks at each page on record, and takes those off it that have been gone for a second. A `thorough` look searches all memory for pages without a fault too.
     /// Pages younger than `min_age` (nanoseconds, as of `now`) are left out.
     ///
     /// # Errors
@@ -148,11 +157,12 @@ impl Growth {
         if is_late {
             // What was there at the last look still was, most probably; and what has come since.
             found.clear();
-            found.extend(records.iter().map(|(_, block)| (*block, whole(block))));
+            found.extend(records.iter().filter_map(|(address, block)| {
+                let there = !self.gone.contains_key(&(*address, block.time));
+                there.then_some((*block, whole(block)))
+            }));
         } else {
-            for (address, time) in gone {
-                forget(maps, BlockKey { address, space }, time)?;
-            }
+            self.forget(maps, space, gone)?;
             self.without_fault = match thorough {
                 true => without << (self.chosen.shift & 63),
                 false => self.without_fault.max(without << (self.chosen.shift & 63)),
@@ -169,10 +179,26 @@ impl Growth {
         })
     }
 
+    /// Takes records off the map whose pages have been gone for a while. (Those that are just being moved seem to be
+    /// gone, too, until they are on record at their new addresses.)
+    fn forget(&mut self, maps: &Maps, space: u64, gone: Vec<(u64, u64)>) -> Result<()> {
+        let now = Instant::now();
+        let before = mem::take(&mut self.gone);
+        for (address, time) in gone {
+            let since = before.get(&(address, time)).copied().unwrap_or(now);
+            if now - since >= SURE {
+                forget(maps, BlockKey { address, space }, time)?;
+            } else {
+                self.gone.insert((address, time), since);
+            }
+        }
+        Ok(())
+    }
+
     /// Regions that pages have moved from or to. Which of those there should be on record, is not known here.
     fn moved(&self, space: u64) -> Result<HashSet<u64>> {
         let mut regions = HashSet::new();
-        bpf::for_each(self.moved.fd().as_fd(), |key: &BlockKey, _: &u64| {
+        bpf::for_each(self.moved.fd().as_fd(), |key: &BlockKey, _: &[u64; 2]| {
             if key.space == space {
                 regions.insert(key.address);
             }
