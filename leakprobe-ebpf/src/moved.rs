@@ -167,14 +167,18 @@ impl Moved {
             moved_to: (to_first || to_last).into(),
             huge: Block::default(),
         };
-        if end.wrapping_sub(first) == HUGE_BYTES
-            && let Some(huge) = take(start | HUGE_MARK, moved.owner())
-        {
-            pages.huge = huge;
-            if moved.distance & (HUGE_BYTES - 1) == 0 {
-                // It is a huge page still.
-                pages.huge.size = 0;
-                place(to | HUGE_MARK, &huge, moved.owner());
+        let is_whole = end.wrapping_sub(first) == HUGE_BYTES;
+        if let Some(huge) = find(start | HUGE_MARK, moved.space) {
+            // SAFETY: map values stay valid while the program runs.
+            pages.huge = unsafe { *huge };
+            // Of what is left where it was, the record tells.
+            if is_whole && let Some(huge) = take(start | HUGE_MARK, moved.owner()) {
+                pages.huge = huge;
+                if moved.distance & (HUGE_BYTES - 1) == 0 {
+                    // It is a huge page still.
+                    pages.huge.size = 0;
+                    place(to | HUGE_MARK, &huge, moved.owner());
+                }
             }
         }
         let count = end.wrapping_sub(first) / PAGE_BYTES;
@@ -194,7 +198,7 @@ struct Pages {
     moved_from: u64,
     /// The same of where it is now.
     moved_to: u64,
-    /// Of which all of them were a part, until now; else its size is 0.
+    /// Of which they were a part, until now; else its size is 0.
     huge: Block,
 }
 

@@ -112,7 +112,7 @@ int main(int argc, char **argv) {
 
     /* Before anything is unmapped: a place where small pages were just now is not looked at. */
     char *of_huge = map((HUGE_PAGES + 1) * HUGE, MAP_PRIVATE);
-    char *of_huge_moved = map(3 * HUGE, MAP_PRIVATE), *target_of_huge = map(2 * HUGE, MAP_PRIVATE);
+    char *of_huge_moved = map(4 * HUGE, MAP_PRIVATE), *target_of_huge = map(2 * HUGE, MAP_PRIVATE);
     size_t many = argc > 1 && !strcmp(argv[1], "many") ? 64 : 1;
     touch_first(map(many * 1000 * PAGE, MAP_PRIVATE), many * 1000);
     count(&first, many * 1000);
@@ -162,14 +162,15 @@ int main(int argc, char **argv) {
     count(&over, many * 160);
     count(&freed, many * 80);
 
-    /* Whole ones stay whole if they go to a place like theirs, else they are split. */
+    /* Whole ones stay whole if they go to a place like theirs, else they are split; and of one a part goes. */
     at = of_huge_moved + -(uintptr_t)of_huge_moved % HUGE;
-    madvise(at, 2 * HUGE, MADV_HUGEPAGE);
-    touch_huge_moved(at, 2 * HUGE / PAGE);
+    madvise(at, 3 * HUGE, MADV_HUGEPAGE);
+    touch_huge_moved(at, 3 * HUGE / PAGE);
     char *like = target_of_huge + -(uintptr_t)target_of_huge % HUGE;
     if (mremap(at, HUGE, HUGE, MREMAP_MAYMOVE | MREMAP_FIXED, like) != like) die("mremap failed");
     move(at + HUGE, HUGE / PAGE, 0);
-    count(&huge_moved, 2 * HUGE / PAGE);
+    move(at + 2 * HUGE + HUGE / 4, HUGE / 2 / PAGE, 0);
+    count(&huge_moved, 3 * HUGE / PAGE);
 
     pthread_barrier_wait(&worked);
     int result = finish("growth", &first, &second, &again, &heap, &threads, &by_read, &huge, &data,

@@ -53,6 +53,8 @@ pub struct Growth {
     before: HashSet<u64>,
     /// Records of pages that were gone at the last look, by address and time; since when.
     gone: HashMap<(u64, u64), Instant>,
+    /// Likewise those of huge pages of which only a part was there: its bytes.
+    parts: HashMap<(u64, u64), u64>,
     /// What was mapped at the last look.
     mapped: Vec<(u64, u64)>,
     /// Of the last look.
@@ -61,6 +63,7 @@ pub struct Growth {
 
 /// What is there of a record.
 struct Found {
+    address: u64,
     bytes: u64,
     chance: u64,
 }
@@ -84,6 +87,7 @@ impl Growth {
             pid,
             before: HashSet::new(),
             gone: HashMap::new(),
+            parts: HashMap::new(),
             mapped: Vec::new(),
             without_fault: 0,
         })
@@ -112,6 +116,7 @@ impl Growth {
         self.pages = Pages::open(self.pid)?;
         self.before.clear();
         self.gone.clear();
+        self.parts.clear();
         self.mapped.clear();
         self.without_fault = 0;
         Ok(())
@@ -158,11 +163,17 @@ impl Growth {
             // What was there at the last look still was, most probably; and what has come since.
             found.clear();
             found.extend(records.iter().filter_map(|(address, block)| {
-                let there = !self.gone.contains_key(&(*address, block.time));
-                there.then_some((*block, whole(block)))
+                let record = (*address, block.time);
+                let mut found = whole(*address, block);
+                found.bytes = self.parts.get(&record).copied().unwrap_or(found.bytes);
+                (!self.gone.contains_key(&record)).then_some((*block, found))
             }));
         } else {
             self.forget(maps, space, gone)?;
+            let parts = found.iter().filter(|(block, it)| it.bytes < block.size);
+            self.parts = parts
+                .map(|(block, it)| ((it.address, block.time), it.bytes))
+                .collect();
             self.without_fault = match thorough {
                 true => without << (self.chosen.shift & 63),
                 false => self.without_fault.max(without << (self.chosen.shift & 63)),
@@ -255,15 +266,19 @@ impl Growth {
             huge_time = block.time;
             let all = (0..REGION_PAGES as u64).map(|index| start + index * PAGE_BYTES);
             known.extend(all.filter(|at| region[index_of(*at)].may_be_huge));
-            let chance = CERTAIN;
-            found.push((block, Found { bytes, chance }));
+            let part = Found {
+                address,
+                bytes,
+                chance: CERTAIN,
+            };
+            found.push((block, part));
         }
         for (address, block) in pages {
             let page = region[index_of(address)];
             // It is a part of the huge page that has come since.
             let is_covered = block.time <= huge_time && page.may_be_huge;
             if page.is_there && !is_covered {
-                found.push((block, whole(&block)));
+                found.push((block, whole(address, &block)));
             } else {
                 gone.push((address, block.time));
             }
@@ -336,8 +351,9 @@ fn index_of(address: u64) -> usize {
     (address % HUGE_BYTES / PAGE_BYTES) as usize
 }
 
-fn whole(block: &Block) -> Found {
+fn whole(address: u64, block: &Block) -> Found {
     Found {
+        address,
         bytes: block.size,
         chance: block.chance,
     }
