@@ -14,6 +14,7 @@ const MIB: i64 = 1 << 20;
 const HEAP: &[&str] = &[
     "live_blocks",
     "before_attach",
+    "blocks",
     "allocator_free",
     "allocator_overhead",
     "allocator",
