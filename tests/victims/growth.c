@@ -72,10 +72,10 @@ static char *move(char *from, size_t pages, size_t more) {
 /* A place is never used again. */
 FRAME static void churn(void) {
     for (int i = 0; i < 8; i++) {
-        char *at = map(4000 * PAGE, MAP_PRIVATE);
-        for (size_t page = 0; page < 4000; page++) ((volatile char *)at)[page * PAGE] = 1;
-        madvise(at, 4000 * PAGE, MADV_DONTNEED);
-        usleep(1200 * 1000);
+        char *at = map(2000 * PAGE, MAP_PRIVATE);
+        for (size_t page = 0; page < 2000; page++) ((volatile char *)at)[page * PAGE] = 1;
+        madvise(at, 2000 * PAGE, MADV_DONTNEED);
+        usleep(1500 * 1000);
     }
 }
 
