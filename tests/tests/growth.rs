@@ -166,8 +166,8 @@ fn pages_without_a_fault_are_told() {
 #[test]
 fn what_has_gone_makes_room() {
     // Looks come often enough, however slow the machine is.
-    let often = ["--interval", "500ms"];
-    let options = [&["--sample-pages", "1", "--max-live", "12288"], &often[..]].concat();
+    let often = "--interval=500ms";
+    let options = ["--sample-pages", "1", "--max-live", "12288", often];
     let (summary, outcome) = record("glibc", &["churn"], &options);
     let report = outcome.report();
     assert_exact(&summary, &report);

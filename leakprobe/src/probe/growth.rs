@@ -40,9 +40,7 @@ impl Pages {
             layout: layout::offsets(),
         }
     }
-}
 
-impl Pages {
     /// Twice as many records as all memory of the machine and its swap can need, for those of pages that have gone
     /// stay until the next look. Tables that are larger only take longer to read.
     pub fn most(&self) -> u32 {

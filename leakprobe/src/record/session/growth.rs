@@ -79,11 +79,11 @@ impl Growth {
 
     /// Probes `mremap` in what the process has mapped since the last look, if there are such probes.
     pub(super) fn follow_moves(&mut self, probes: &mut Probes, process: &Process) {
+        let Some(moves) = &mut self.moves else {
+            return;
+        };
         let code = process.code_size();
-        if let Some(moves) = &mut self.moves
-            && code.is_some()
-            && code != self.code
-        {
+        if code.is_some() && code != self.code {
             self.code = code;
             moves.place(probes, process);
         }
