@@ -100,8 +100,19 @@ impl Events {
 pub fn definitions() -> String {
     let events = Events::at();
     let path = events.folder.join("uprobe_events");
-    fs::read_to_string(&path)
-        .unwrap_or_else(|error| panic!("failed to read `{}`: {error}", path.display()))
+    let read = || {
+        fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("failed to read `{}`: {error}", path.display()))
+    };
+    // Some are left out of a list that is made while others are removed.
+    let mut last = read();
+    loop {
+        let list = read();
+        if list == last {
+            return list;
+        }
+        last = list;
+    }
 }
 
 impl Drop for Events {

@@ -216,6 +216,8 @@ pub fn remove_soon(tracefs: &Tracefs, event: &Event) {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -249,5 +251,48 @@ mod tests {
             ..before
         };
         assert!(!elsewhere.has_ended(this), "nobody knows from here");
+    }
+
+    #[test]
+    fn what_others_remove_meanwhile_hides_nothing() {
+        const MANY: u64 = 60;
+        let tracefs = match Tracefs::open() {
+            Ok(tracefs) => tracefs,
+            Err(error) => return assert!(!nix::unistd::geteuid().is_root(), "{error:#}"),
+        };
+        let file = File::open("/proc/self/exe").expect("this program");
+        let this = Owner::this().expect("this process");
+        let define = || {
+            let group = this.new_group();
+            let events = (0..MANY).map(|number| Event {
+                group: group.clone(),
+                name: format!("event_{number}"),
+            });
+            let events: Vec<Event> = events.collect();
+            for (event, number) in events.iter().zip(0..) {
+                let defined = tracefs.define(event, &file, 0x1000 + 16 * number, false);
+                defined.expect("a new event");
+            }
+            events
+        };
+        for _ in 0..10 {
+            // Theirs are in front of ours in the list.
+            let (theirs, ours) = (define(), define());
+            let is_ours = |group: &str| group == ours[0].group;
+            thread::scope(|scope| {
+                let others = scope.spawn(|| remove(&tracefs, &theirs));
+                while !others.is_finished() {
+                    let found = tracefs.defined(is_ours).expect("the list");
+                    assert_eq!(found.len(), ours.len());
+                }
+            });
+            remove(&tracefs, &ours);
+        }
+    }
+
+    fn remove(tracefs: &Tracefs, events: &[Event]) {
+        for event in events {
+            tracefs.remove(event).expect("an event that nobody uses");
+        }
     }
 }

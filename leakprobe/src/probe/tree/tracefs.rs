@@ -18,6 +18,9 @@ const DEFINITIONS: &str = "uprobe_events";
 /// Bytes of that file and of an event's number that are read, at most.
 const MAX_TEXT: u64 = 16 << 20;
 
+/// How often that file is read until it is the same twice; less than a millisecond each.
+const MAX_READS: usize = 10_000;
+
 /// An open tracefs in which events can be defined.
 pub struct Tracefs {
     root: OwnedFd,
@@ -122,11 +125,23 @@ impl Tracefs {
     ///
     /// # Errors
     ///
-    /// If the list cannot be read.
+    /// If the list cannot be read, or others never leave it alone.
     pub fn defined(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<Vec<Event>> {
-        let mut events = parse(&read(&self.definitions)?);
-        events.retain(|event| is_meant(&event.group));
-        Ok(events)
+        // The kernel gives the list out by parts and counts where it was: when somebody removes an event
+        // meanwhile, the next part begins too late. The same list twice has no such gap.
+        let mut last = read(&self.definitions)?;
+        for _ in 0..MAX_READS {
+            let list = read(&self.definitions)?;
+            if list == last {
+                let mut events = parse(&list);
+                events.retain(|event| is_meant(&event.group));
+                return Ok(events);
+            }
+            last = list;
+        }
+        Err(io::Error::other(
+            "the list of trace events changes all the time",
+        ))
     }
 }
 
