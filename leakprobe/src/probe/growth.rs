@@ -15,6 +15,7 @@ use aya::programs::{FExit, PerfEvent};
 use aya::{Btf, Ebpf};
 use aya_obj::generated::perf_event_attr;
 use leakprobe_common::PAGE_BYTES;
+use nix::sys::sysinfo::sysinfo;
 
 use super::layout::{self, Offsets};
 use super::refusal::explain_program;
@@ -51,16 +52,9 @@ impl Pages {
     }
 }
 
-/// Bytes of memory and swap of the machine.
+/// Bytes of memory and swap of the machine; 0 if the kernel does not tell.
 fn memory() -> u64 {
-    // SAFETY: a structure of numbers, which the kernel fills in.
-    let info = unsafe {
-        let mut info: libc::sysinfo = mem::zeroed();
-        libc::sysinfo(&raw mut info);
-        info
-    };
-    let units = info.totalram.saturating_add(info.totalswap);
-    units.saturating_mul(info.mem_unit.into())
+    sysinfo().map_or(0, |it| it.ram_total().saturating_add(it.swap_total()))
 }
 
 /// A number that nobody knows before.
