@@ -72,8 +72,8 @@ pub struct Governor {
 enum State {
     /// In place for good.
     Constant,
-    /// In place, until so much work was done; then away for as much as `away`.
-    Window { until: f64, away: f64, done: f64 },
+    /// In place, until so much work was done.
+    Window { until: f64, done: f64 },
     /// Not in place, until so much work was done. What a window took of its CPU time last.
     Away { until: f64, done: f64, taken: f64 },
 }
@@ -112,8 +112,8 @@ impl Governor {
     /// How soon to look again.
     pub fn pace(&self) -> Duration {
         match self.state {
-            State::Constant => Duration::from_millis(50),
-            State::Window { .. } => Duration::from_millis(10),
+            State::Constant if self.part_taken() < self.budget => Duration::from_millis(50),
+            State::Constant | State::Window { .. } => Duration::from_millis(10),
             State::Away { .. } => Duration::from_millis(25),
         }
     }
@@ -136,12 +136,10 @@ impl Governor {
             self.state = State::Constant;
             return 0;
         }
-        let until = away * ratio(self.budget, taken);
-        self.state = State::Window {
-            until,
-            away,
-            done: 0.0,
-        };
+        // Not more than was saved: after a long time away so long a window would exceed the budget.
+        let affordable = self.savings.max(cost_of_window(taken) / 2.0) * (1.0 - taken) / taken;
+        let until = affordable.min(away * ratio(self.budget, taken));
+        self.state = State::Window { until, done: 0.0 };
         let duty = until / (until + away);
         ((duty * (1u64 << 32) as f64) as u64).clamp(1, u64::from(u32::MAX))
     }
@@ -150,7 +148,11 @@ impl Governor {
     fn pay(&mut self, share: Share) -> f64 {
         let (cpu, overhead) = (share.cpu_ns as f64, share.overhead_ns as f64);
         self.savings += self.budget * cpu - overhead;
-        self.savings = self.savings.min(self.budget * SAVINGS);
+        let most = self.budget * SAVINGS;
+        self.savings = self.savings.min(match self.state {
+            State::Constant => most,
+            _ => most.max(WINDOW as f64),
+        });
         (cpu - overhead).max(0.0)
     }
 
@@ -164,9 +166,9 @@ impl Governor {
         self.seen.system_calls_ns += share.system_calls_ns;
         match &mut self.state {
             State::Constant => self.constant(at),
-            State::Away { until, done, .. } => {
+            State::Away { until, done, taken } => {
                 *done += work;
-                let over = *done >= *until && self.savings >= 0.0;
+                let over = *done >= *until && self.savings >= cost_of_window(*taken);
                 if self.seen.cpu_ns >= WINDOW && self.system_calls_take_much() {
                     self.no_system_calls()
                 } else if over {
@@ -175,18 +177,18 @@ impl Governor {
                     Order::Keep
                 }
             }
-            State::Window { until, away, done } => {
+            State::Window { until, done } => {
                 *done += work;
-                let (until, away, done) = (*until, *away, *done);
+                let (until, done) = (*until, *done);
                 if self.seen.cpu_ns >= EVIDENCE
                     && let Some(sample) = self.smaller()
                 {
                     return self.take(sample);
                 }
-                // Much more than the plan had for it: a window is not to go on for ever.
-                let spent = self.seen.overhead_ns as f64;
+                // Twice what it was to take: a window is not to go on for ever.
+                let is_expensive = self.savings < -(WINDOW as f64);
                 // Nearest to the plan, which now and then is passed by half of a look.
-                if done + work / 2.0 < until && spent < 2.0 * self.budget * (away + WINDOW as f64) {
+                if done + work / 2.0 < until && !is_expensive {
                     return Order::Keep;
                 }
                 self.away()
@@ -276,6 +278,11 @@ impl Governor {
         };
         Order::Away
     }
+}
+
+/// What a window takes, nanoseconds, if the probes take a part `taken` of the CPU time.
+fn cost_of_window(taken: f64) -> f64 {
+    taken * WINDOW as f64
 }
 
 /// How much work may be done with the probes for each work without, if they take a part `taken` of

@@ -188,6 +188,23 @@ fn then_the_probes_are_away_for_most_of_the_time() {
     }
 }
 
+/// On a machine that has little time for leakprobe, its first look comes late.
+#[test]
+fn what_was_taken_too_much_is_paid_back_before_the_next_window() {
+    let mut run = Run::new(10.0, 0);
+    run.go(&BUSY, Duration::from_secs(1));
+    let late = 0.5;
+    run.governor.savings -= late * 1e9;
+    run.cpu += late;
+    run.overhead += late;
+    run.go(&BUSY, Duration::from_secs(6));
+    for _ in 0..60 {
+        run.go(&BUSY, Duration::from_secs(1));
+        assert!(run.percent() < 10.0, "{} at {:?}", run.percent(), run.at);
+    }
+    assert!(run.percent() > 5.0, "{}", run.percent());
+}
+
 #[test]
 fn a_burst_is_answered_within_a_second() {
     let calm = Target {
