@@ -55,8 +55,8 @@ pub static RANGES: HashMap<BlockKey, Block> = HashMap::with_max_entries(1 << 16,
 
 const QUIET_ENTRIES: usize = 1 << 13;
 
-/// Regions of the size of a huge page that were found to hold small ones, and when. A region
-/// that shares its place with another is looked at more often than need be.
+/// Regions of the size of a huge page that were found to hold small ones, a page that was not there, and when. A
+/// region that shares its place with another is looked at more often than need be.
 #[map]
 pub static QUIET: Array<[u64; QUIET_ENTRIES]> = Array::with_max_entries(1, 0);
 
@@ -284,7 +284,7 @@ unsafe extern "C" fn look(_task: *mut c_void, vma: *mut c_void, mapping: *mut c_
 /// Pages of a huge one, as a power of two.
 const PAGES_BITS: u64 = (HUGE_BYTES / PAGE_BYTES).trailing_zeros() as u64;
 /// Bits of an entry of [`QUIET`] for its time.
-const TIME_BITS: u64 = 28;
+const TIME_BITS: u64 = 19;
 /// A region is quiet for so many ticks of the kernel as a power of two, 16 to 160 ms. Should its small pages go and a
 /// huge one come meanwhile, that is missed, and found by the user side as pages without a fault.
 const QUIET_BITS: u64 = 4;
@@ -292,31 +292,50 @@ const QUIET_BITS: u64 = 4;
 /// Whether the fault has brought a huge page: then all of its pages are there. Nine are looked at, and
 /// the user side makes sure later. To look at a page that is not there costs as much as a fault, so a
 /// region with small pages is left alone for a while.
+///
+/// When the last small page of a region has come all are there as well. So of each region a page is kept in mind that
+/// was not there. If it is this one then it is a small one; another one is looked for, the farthest first, which will
+/// do for the longest time if they come in a row.
 #[inline(always)]
 fn brought_huge_page(address: u64) -> bool {
     let Some(quiet) = QUIET.get_ptr_mut(0) else {
         return false;
     };
     let region = address / HUGE_BYTES;
+    let page = address / PAGE_BYTES & ((1 << PAGES_BITS) - 1);
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_jiffies64() } >> QUIET_BITS & ((1 << TIME_BITS) - 1);
-    let seen = region << TIME_BITS | now;
     let index = opaque(region ^ region >> 13) & (QUIET_ENTRIES as u64 - 1);
     // SAFETY: the index is masked; an aligned word is read and written whole.
     let place = unsafe { quiet.cast::<u64>().add(index as usize) };
-    if unsafe { core::ptr::read_volatile(place) } == seen {
-        return false;
-    }
-    let mut bit = 0;
-    while bit < PAGES_BITS {
-        if !is_there(address ^ (PAGE_BYTES << bit)) {
-            // SAFETY: as above.
-            unsafe { core::ptr::write_volatile(place, seen) };
+    let seen = unsafe { core::ptr::read_volatile(place) };
+    let note = |missing: u64| {
+        let entry = (region << PAGES_BITS | missing) << TIME_BITS | now;
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(place, entry) };
+    };
+    let page_address = |page: u64| region * HUGE_BYTES + page * PAGE_BYTES;
+    let is_known = seen >> (TIME_BITS + PAGES_BITS) == region;
+    let missing = seen >> TIME_BITS & ((1 << PAGES_BITS) - 1);
+    if is_known && missing != page {
+        if seen & ((1 << TIME_BITS) - 1) == now {
             return false;
         }
-        bit += 1;
+        if !is_there(page_address(missing)) {
+            note(missing);
+            return false;
+        }
     }
-    true
+    let mut distance = 1 << PAGES_BITS;
+    while distance > 1 {
+        distance >>= 1;
+        let other = page ^ distance;
+        if !is_there(page_address(other)) {
+            note(other);
+            return false;
+        }
+    }
+    !is_known || missing != page
 }
 
 /// Whether the page of an address can be read without a fault.

@@ -13,6 +13,7 @@ enum { PAGE = 4096, HUGE = 2 << 20, BEFORE = 4, AFTER = 2, OF_THREAD = 64, HUGE_
 static struct site first = {.frames = "touch_first,main"};
 static struct site second = {.frames = "touch_second,main"};
 static struct site again = {.frames = "touch_again,main"};
+static struct site slow = {.frames = "touch_slow,main"};
 static struct site heap = {.frames = "touch_heap,main"};
 static struct site threads = {.frames = "touch_thread,thread"};
 static struct site by_read = {.frames = "fill_by_read,main"};
@@ -41,6 +42,7 @@ static char *map(size_t bytes, int flags) {
 TOUCH(touch_first)
 TOUCH(touch_second)
 TOUCH(touch_again)
+TOUCH(touch_slow)
 TOUCH(touch_heap)
 TOUCH(touch_thread)
 TOUCH(touch_huge)
@@ -125,6 +127,14 @@ int main(int argc, char **argv) {
     count(&second, many * 400);
     count(&again, many * 50);
 
+    /* Then all pages are there, as after a fault that brings a huge one. */
+    at = map(2 * HUGE, MAP_PRIVATE);
+    at += -(uintptr_t)at % HUGE;
+    touch_slow(at, HUGE / PAGE - 1);
+    usleep(400 * 1000);
+    touch_slow(at + HUGE - PAGE, 1);
+    count(&slow, HUGE / PAGE);
+
     uintptr_t end = (uintptr_t)syscall(SYS_brk, 0), aligned = (end + PAGE - 1) / PAGE * PAGE;
     if ((uintptr_t)syscall(SYS_brk, aligned + 60 * PAGE) != aligned + 60 * PAGE) die("brk failed");
     madvise((char *)aligned, 60 * PAGE, MADV_NOHUGEPAGE);
@@ -173,7 +183,7 @@ int main(int argc, char **argv) {
     count(&huge_moved, 3 * HUGE / PAGE);
 
     pthread_barrier_wait(&worked);
-    int result = finish("growth", &first, &second, &again, &heap, &threads, &by_read, &huge, &data,
+    int result = finish("growth", &first, &second, &again, &slow, &heap, &threads, &by_read, &huge, &data,
                         &moved, &freed, &over, &huge_moved, NULL);
     pthread_barrier_wait(&finished);
     for (int i = 0; i < BEFORE; i++) pthread_join(early[i], NULL);
