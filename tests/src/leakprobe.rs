@@ -57,6 +57,11 @@ impl Leakprobe {
         self.process.pid()
     }
 
+    /// The folder it runs in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Waits until it says that all probes count.
     pub fn wait_until_recording(&self) {
         self.process.stderr_line("recording ");

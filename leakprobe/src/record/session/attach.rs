@@ -10,6 +10,7 @@ use super::budget::Governed;
 use super::death::Deaths;
 use super::growth::Growth;
 use super::heap::{self, Heap};
+use super::inbox::Inbox;
 use super::late::Look;
 use super::many::Tree;
 use super::mappings::Mapped;
@@ -117,7 +118,7 @@ impl Session {
             probes.guard()?;
         }
         let maps = Maps::take(probes.ebpf())?;
-        let events = watch(probes.events()?).context("failed to watch the ring buffer")?;
+        let events = Inbox::open(probes.events()?)?;
         if config.verbose {
             log_from_kernel(&mut probes)?;
         }

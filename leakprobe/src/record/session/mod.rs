@@ -8,6 +8,7 @@ mod exec;
 mod growth;
 mod heap;
 mod history;
+mod inbox;
 mod late;
 mod many;
 mod mappings;
@@ -22,7 +23,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::Signal;
@@ -33,6 +33,7 @@ use self::budget::Governed;
 use self::death::Deaths;
 use self::growth::Growth;
 use self::heap::Heap;
+use self::inbox::Inbox;
 use self::late::{LOOK, Look};
 use self::many::Tree;
 use self::mappings::Mapped;
@@ -64,7 +65,7 @@ pub struct Session {
     subject: Subject,
     sampling: Option<Sampling>,
     probes: Probes,
-    events: AsyncFd<RingBuf<MapData>>,
+    events: Inbox,
     maps: Maps,
     stacks: Stacks,
     /// If what the process maps is followed.
@@ -223,8 +224,8 @@ impl Session {
                 () = refresh => self.locate(false)?,
                 () = snapshots.due() => self.leave_snapshot(config, progress, files)?,
                 _ = looks.tick() => self.look_for_allocators(Look::Late, progress)?,
-                guard = self.events.readable() => {
-                    guard.context("failed to watch the ring buffer")?.clear_ready();
+                ready = self.events.ready() => {
+                    ready?;
                     self.drain(progress)?;
                     self.tell_of_deaths(config, progress, files)?;
                 }
@@ -285,44 +286,48 @@ impl Session {
 
     /// Takes in what the kernel side announced.
     fn drain(&mut self, progress: &mut Progress) -> Result<()> {
-        loop {
-            let record = self.events.get_mut().next();
-            let Some(event) = record.map(|record| Event::parse(&record)) else {
-                break;
-            };
-            match event {
-                Some(Event::Stack {
-                    key,
-                    space,
-                    addresses,
-                    end,
-                }) => self.stacks.add(key, space, addresses, end),
-                Some(Event::Exec {
-                    space,
-                    by_main_thread,
-                    before,
-                }) if self.members.are_many() => self.exec(space, &before, by_main_thread)?,
-                Some(Event::Exec {
-                    space,
-                    by_main_thread,
-                    before,
-                }) => self.start_over(before.space, space, by_main_thread, progress)?,
-                Some(Event::Mapping(event)) => self.see_mapping(&event),
-                Some(Event::Fork(child)) => self.fork(&child)?,
-                Some(Event::Exit {
-                    process,
-                    status,
-                    time,
-                }) => self.exit(&process, status, time),
-                None => {
-                    *self
-                        .losses
-                        .entry(UNREADABLE_EVENTS.name.to_owned())
-                        .or_default() += 1;
-                }
+        while let Some(records) = self.events.take() {
+            for record in records.iter() {
+                self.note_record(record, progress)?;
             }
         }
         self.locate(false)
+    }
+
+    /// Takes in one record.
+    fn note_record(&mut self, record: &[u8], progress: &mut Progress) -> Result<()> {
+        match Event::parse(record) {
+            Some(Event::Stack {
+                key,
+                space,
+                addresses,
+                end,
+            }) => self.stacks.add(key, space, addresses, end),
+            Some(Event::Exec {
+                space,
+                by_main_thread,
+                before,
+            }) if self.members.are_many() => self.exec(space, &before, by_main_thread)?,
+            Some(Event::Exec {
+                space,
+                by_main_thread,
+                before,
+            }) => self.start_over(before.space, space, by_main_thread, progress)?,
+            Some(Event::Mapping(event)) => self.see_mapping(&event),
+            Some(Event::Fork(child)) => self.fork(&child)?,
+            Some(Event::Exit {
+                process,
+                status,
+                time,
+            }) => self.exit(&process, status, time),
+            None => {
+                *self
+                    .losses
+                    .entry(UNREADABLE_EVENTS.name.to_owned())
+                    .or_default() += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Locates the stacks that have arrived. If processes have mapped something for that, the kernel
