@@ -87,13 +87,17 @@ impl Kernel {
         if !release.starts_with(&format!("{name}.")) {
             bail!("kernel {name} did not get to its tests (release: {release})");
         }
-        if outcome.exit.is_none() {
+        let Some(exit) = outcome.exit else {
             let limit = LIMIT.as_secs();
             bail!("kernel {name}: the tests did not end within {limit} s");
-        }
+        };
         let Some(sum) = outcome.sum.filter(|sum| sum.passed > 0) else {
             bail!("kernel {name}: no test passed");
         };
+        // A program of tests that is killed has no figures, and its tests are in none.
+        if exit != "0" && sum.failed == 0 {
+            bail!("kernel {name}: a program of tests did not get to its end (exit status {exit})");
+        }
         println!("KERNEL {name}: {sum}");
         Ok(sum)
     }
